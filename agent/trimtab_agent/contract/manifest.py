@@ -1,0 +1,315 @@
+"""The manifest: the signed description of one package. docs/formats/package.md is the prose form.
+
+A manifest is a TUF target. It lists every file with its hash and the chunks it travels in, so
+that everything a device fetches is covered by the signature over the manifest's own hash.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from trimtab_agent.contract import codec
+from trimtab_agent.errors import FormatError
+
+FORMAT = 1
+"""The only format that this version reads and writes. A change that an older agent must not
+ignore either raises this number or adds a word to `Manifest.requires`."""
+
+KNOWN_FEATURES: frozenset[str] = frozenset()
+"""Words in `Manifest.requires` that this agent understands. A word it does not know makes it
+refuse the package; an unknown field alone is ignored (docs/decisions/0002)."""
+
+RuntimeName = Literal["tflite", "onnxruntime", "openvino"]
+ChunkCodec = Literal["raw", "zstd"]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9._-]{0,63}$")]
+Version = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+_SAFE_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+
+
+class TensorSpec(msgspec.Struct, kw_only=True, frozen=True):
+    """One input or output.
+
+    Attributes:
+        name: As the runtime knows it.
+        shape: None stands for a dimension that is free, such as the batch.
+        dtype: numpy's name, such as `float32`.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+class Chunk(msgspec.Struct, kw_only=True, frozen=True):
+    """A piece of a file as it travels.
+
+    Attributes:
+        sha256: Of the bytes on the wire: it is checked before anything is decoded.
+        wire_bytes: Length on the wire.
+        size_bytes: Length in the file, after decoding.
+        codec: How to decode it.
+    """
+
+    sha256: Sha256
+    wire_bytes: Count
+    size_bytes: Count
+    codec: ChunkCodec
+
+
+class PackageFile(msgspec.Struct, kw_only=True, frozen=True):
+    """A file of the package: its chunks, decoded and joined, are its content.
+
+    Attributes:
+        path: Relative, `/`-separated, no `..`.
+        size_bytes: Length of the whole file.
+        sha256: Of the whole file.
+        chunks: In file order.
+    """
+
+    path: str
+    size_bytes: Count
+    sha256: Sha256
+    chunks: tuple[Chunk, ...]
+
+
+class RuntimeSpec(msgspec.Struct, kw_only=True, frozen=True):
+    """How to run the model.
+
+    Attributes:
+        name: The runtime.
+        model: Path in the package of the file to load.
+        threads: How many threads to use.
+        options: Session options by the runtime's own names.
+        made_with: Version of the runtime that the host checked the file with.
+    """
+
+    name: RuntimeName
+    model: str
+    threads: Annotated[int, msgspec.Meta(ge=1)] = 1
+    options: dict[str, str | int | float | bool] = {}
+    made_with: str | None = None
+
+
+class Golden(msgspec.Struct, kw_only=True, frozen=True):
+    """Samples whose outputs the device must reproduce before the package may become active.
+
+    Attributes:
+        path: Path in the package of an `.npz` file with the arrays `in_<i>` and `out_<i>`, the
+            i-th input and output of the manifest, samples along the first axis.
+        count: Number of samples.
+        max_abs_error: Largest difference from `out_<i>` that is accepted in any element.
+    """
+
+    path: str
+    count: Annotated[int, msgspec.Meta(ge=1)]
+    max_abs_error: Annotated[float, msgspec.Meta(ge=0)]
+
+
+class Hardware(msgspec.Struct, kw_only=True, frozen=True):
+    """What the device must have.
+
+    Attributes:
+        architectures: `platform.machine()` values, such as `aarch64`; empty means any.
+        min_ram_bytes: Smallest main memory, or None.
+    """
+
+    architectures: tuple[str, ...] = ()
+    min_ram_bytes: int | None = None
+
+
+class Sizes(msgspec.Struct, kw_only=True, frozen=True):
+    """Three of the four sizes; the fourth, peak memory, only a device can tell.
+
+    Attributes:
+        wire_bytes: All distinct chunks together: what a device that has nothing fetches.
+        file_bytes: The model file as it lies on the device's disk.
+        weight_bytes: The weights as the runtime's file stores them, decoded in memory.
+    """
+
+    wire_bytes: Count
+    file_bytes: Count
+    weight_bytes: Count
+
+
+class Evaluation(msgspec.Struct, kw_only=True, frozen=True):
+    """How good the packaged file is, measured on the host in the file's real runtime.
+
+    Attributes:
+        metric: `top1` with labels; None without.
+        value: The packaged file's figure, 0 to 1.
+        reference: The original model's figure on the same samples.
+        agreement: Share of samples with the same top-1 answer as the original.
+        samples: How many samples.
+        max_abs_error: Largest difference of any output element from the original.
+    """
+
+    metric: str | None
+    value: float | None
+    reference: float | None
+    agreement: float | None
+    samples: int
+    max_abs_error: float
+
+
+class Budget(msgspec.Struct, kw_only=True, frozen=True):
+    """What the device may spend. None means: no limit.
+
+    Attributes:
+        wire_bytes: Bytes to fetch for a device that has nothing.
+        latency_p95_us: 95th percentile of latency.
+        peak_memory_bytes: Largest resident set of the process that runs the model.
+        energy_mj: Energy of one inference above idle.
+        accuracy_drop: Loss against the original, as a share: 0.01 is one point.
+    """
+
+    wire_bytes: int | None = None
+    latency_p95_us: float | None = None
+    peak_memory_bytes: int | None = None
+    energy_mj: float | None = None
+    accuracy_drop: float | None = None
+
+
+class Lineage(msgspec.Struct, kw_only=True, frozen=True):
+    """Where the package came from, enough to make it again.
+
+    Attributes:
+        source_name: File name of the original model.
+        source_sha256: Of the original model file.
+        recipe: The steps that were applied, in order, with their parameters.
+        seed: Seed of everything random.
+        tools: Versions of what made it, by name.
+    """
+
+    source_name: str
+    source_sha256: Sha256
+    recipe: tuple[dict[str, Any], ...]
+    seed: int
+    tools: dict[str, str]
+
+
+class Manifest(msgspec.Struct, kw_only=True, frozen=True):
+    """One package.
+
+    Attributes:
+        format: Always `FORMAT`.
+        name: The package's name, the same over its versions.
+        version: Its version.
+        created: UTC, RFC 3339.
+        requires: Features that a reader must understand or refuse the package.
+        profile: Id of the hardware profile it was made for.
+        hardware: What the device must have.
+        runtime: How to run it.
+        inputs: In the model's order.
+        outputs: In the model's order.
+        labels: Class names by output index, if known.
+        golden: The samples it must reproduce.
+        sizes: Wire, file and weight bytes.
+        evaluation: How good it is; None when there was no data.
+        budget: What it was made to meet.
+        lineage: Where it came from.
+        files: Everything in it.
+    """
+
+    format: Literal[1]
+    name: Name
+    version: Version
+    created: str
+    requires: tuple[str, ...] = ()
+    profile: str
+    hardware: Hardware
+    runtime: RuntimeSpec
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    labels: tuple[str, ...] | None = None
+    golden: Golden
+    sizes: Sizes
+    evaluation: Evaluation | None
+    budget: Budget
+    lineage: Lineage
+    files: tuple[PackageFile, ...]
+
+    def file(self, path: str) -> PackageFile:
+        """Returns the file with this path; `parse_manifest` has checked that it is there."""
+        return next(entry for entry in self.files if entry.path == path)
+
+    @property
+    def target_name(self) -> str:
+        """The name of this manifest as a TUF target."""
+        return target_name(self.name, self.version)
+
+
+def target_name(name: str, version: str) -> str:
+    """Returns the TUF target name of a package's manifest."""
+    return f"{name}-{version}.json"
+
+
+def parse_manifest(data: bytes, *, what: str = "manifest") -> Manifest:
+    """Decodes and checks a manifest.
+
+    Args:
+        data: The manifest's JSON text.
+        what: Where it came from, for messages.
+
+    Raises:
+        FormatError: It is no manifest, needs a feature that is unknown here, or contradicts
+            itself. All faults of the last kind are named at once.
+    """
+    head = codec.decode(data, _Head, what=what)
+    if head.format != FORMAT:
+        raise FormatError(
+            f"{what} has format {head.format}; this version reads format {FORMAT}: update Trimtab"
+        )
+    unknown = sorted(set(head.requires) - KNOWN_FEATURES)
+    if unknown:
+        raise FormatError(f"{what} requires {', '.join(unknown)}, unknown here: update Trimtab")
+    manifest = codec.decode(data, Manifest, what=what)
+    faults = _faults(manifest)
+    if faults:
+        raise FormatError(f"{what} contradicts itself: {'; '.join(faults)}")
+    return manifest
+
+
+class _Head(msgspec.Struct):
+    """The part that every format shares; it is read before anything else is believed."""
+
+    format: int
+    requires: tuple[str, ...] = ()
+
+
+def _faults(manifest: Manifest) -> list[str]:
+    """Returns everything in `manifest` that contradicts something else in it."""
+    faults = []
+    paths = [entry.path for entry in manifest.files]
+    for path in sorted({path for path in paths if paths.count(path) > 1}):
+        faults.append(f"file {path!r} is listed twice")
+    for entry in manifest.files:
+        if not is_safe_path(entry.path):
+            faults.append(f"file path {entry.path!r} leaves the package")
+        total = sum(chunk.size_bytes for chunk in entry.chunks)
+        if total != entry.size_bytes:
+            faults.append(f"chunks of {entry.path!r} hold {total} bytes, not {entry.size_bytes}")
+    faults.extend(
+        f"{role} {path!r} is not among the files"
+        for role, path in (("model", manifest.runtime.model), ("golden", manifest.golden.path))
+        if path not in paths
+    )
+    return faults
+
+
+def is_safe_path(path: str) -> bool:
+    """Says whether a path in a package stays inside it on every file system.
+
+    Relative, `/`-separated, no empty, hidden or dotted-up component, plain ASCII.
+    """
+    return (
+        len(path) <= 200
+        and _SAFE_PATH.fullmatch(path) is not None
+        and not PurePosixPath(path).is_absolute()
+    )

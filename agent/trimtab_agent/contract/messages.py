@@ -1,0 +1,224 @@
+"""The messages between host and device. docs/formats/messages.md is the prose form."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from trimtab_agent.contract.measurement import Measurement
+
+ASSIGNMENT_CONTEXT = b"trimtab assignment v1\n"
+"""Put before the payload when it is signed, so that a signature made for something else can
+never pass for one over an assignment."""
+
+ASSIGNMENT_KEYS_TARGET = "assignment-keys.json"
+"""TUF target that lists the keys which may sign assignments. It is signed by the offline targets
+key, so the online assignment key can be replaced without touching a device
+(docs/decisions/0004)."""
+
+
+class Assignment(msgspec.Struct, kw_only=True, frozen=True):
+    """What one device should run.
+
+    Attributes:
+        device: The device it is for; any other device refuses it.
+        counter: Rises with every assignment for this device; a device refuses a lower one.
+        target: TUF target name of the package's manifest.
+        issued: UTC, RFC 3339.
+        expires: UTC, RFC 3339; refused afterwards.
+        trial: Copied into the report, such as the id of a candidate in a search.
+    """
+
+    device: str
+    counter: int
+    target: str
+    issued: str
+    expires: str
+    trial: str | None = None
+
+
+class Signature(msgspec.Struct, kw_only=True, frozen=True):
+    """One signature.
+
+    Attributes:
+        keyid: Hex SHA-256 of the raw public key.
+        signature: Ed25519, 64 bytes, over `ASSIGNMENT_CONTEXT + payload`.
+    """
+
+    keyid: str
+    signature: bytes
+
+
+class Signed(msgspec.Struct, kw_only=True, frozen=True):
+    """A payload with signatures over its exact bytes, so that no canonical form is needed."""
+
+    payload: bytes
+    signatures: tuple[Signature, ...]
+
+
+class AssignmentKeys(msgspec.Struct, kw_only=True, frozen=True):
+    """The public keys that may sign assignments: raw Ed25519, 32 bytes each, by key id."""
+
+    keys: dict[str, bytes]
+
+
+class RuntimeInfo(msgspec.Struct, kw_only=True, frozen=True):
+    """A runtime that this device can load: its distribution's name and version."""
+
+    distribution: str
+    version: str
+
+
+class Inventory(msgspec.Struct, kw_only=True, frozen=True):
+    """What the device is. None where it cannot be read.
+
+    Attributes:
+        profile: Profile id from the device's configuration.
+        architecture: `platform.machine()`.
+        cpu_model: As the kernel names it.
+        cores: Logical CPUs that the agent may use.
+        ram_bytes: Main memory.
+        os: Name and version of the operating system.
+        kernel: Kernel release.
+        python: Python version.
+        agent_version: Version of trimtab-agent.
+        runtimes: Runtimes that can be imported, by their name in a manifest.
+        power_source: The power sensor that gave a reading, or None.
+    """
+
+    profile: str
+    architecture: str
+    cpu_model: str | None
+    cores: int
+    ram_bytes: int
+    os: str
+    kernel: str
+    python: str
+    agent_version: str
+    runtimes: dict[str, RuntimeInfo]
+    power_source: str | None
+
+
+class Status(msgspec.Struct, kw_only=True, frozen=True):
+    """Whether the device is there. The broker publishes `online=False` when it goes.
+
+    Attributes:
+        device: The device.
+        online: Whether it is connected.
+        active: TUF target name of the package that is active, or None.
+        inventory: What the device is; None in the last will.
+    """
+
+    device: str
+    online: bool
+    active: str | None = None
+    inventory: Inventory | None = None
+
+
+State = Literal[
+    "assigned", "fetching", "verifying", "staged", "checked", "active", "measured", "rolled_back",
+    "refused",
+]
+"""Steps of an update, in order; `rolled_back` and `refused` end it early."""
+
+
+class Progress(msgspec.Struct, kw_only=True, frozen=True):
+    """A step of an update, as it happens; lost if nobody listens.
+
+    Attributes:
+        device: The device.
+        counter: The assignment's counter.
+        target: The package.
+        state: The step that was reached.
+        detail: A few words for people.
+    """
+
+    device: str
+    counter: int
+    target: str
+    state: State
+    detail: str = ""
+
+
+class Transfer(msgspec.Struct, kw_only=True, frozen=True):
+    """What was fetched.
+
+    Attributes:
+        chunks: Distinct chunks in the package.
+        chunks_reused: Those that were on the device already.
+        wire_bytes: Bytes of the chunks that were fetched.
+        duration_s: From the first request to the last verified chunk.
+    """
+
+    chunks: int
+    chunks_reused: int
+    wire_bytes: int
+    duration_s: float
+
+
+class GoldenCheck(msgspec.Struct, kw_only=True, frozen=True):
+    """The golden samples on this device: how far the outputs were from the package's."""
+
+    samples: int
+    max_abs_error: float
+    limit: float
+
+
+class Failure(msgspec.Struct, kw_only=True, frozen=True):
+    """Why an update ended early.
+
+    Attributes:
+        state: The last state that was reached.
+        reason: The error's stable word.
+        message: The error's text.
+    """
+
+    state: State
+    reason: str
+    message: str
+
+
+class Report(msgspec.Struct, kw_only=True, frozen=True):
+    """The outcome of one assignment. Kept on the device until the host acknowledges it.
+
+    Attributes:
+        id: Unique; the host stores each once.
+        device: The device.
+        counter: The assignment's counter.
+        target: TUF target name of the package.
+        target_sha256: Of the manifest; None if it was never trusted.
+        trial: The assignment's `trial`.
+        outcome: `active` if the package now runs; `rolled_back` or `refused` if the one before
+            does.
+        active: What is active afterwards, or None.
+        failure: Why, when the outcome is not `active`.
+        transfer: What was fetched, if it came to that.
+        golden: The check, if it came to that.
+        measurement: What was measured, if it came to that.
+        inventory: What the device is.
+        started: UTC, RFC 3339.
+        finished: UTC, RFC 3339.
+    """
+
+    id: str
+    device: str
+    counter: int
+    target: str
+    target_sha256: str | None
+    trial: str | None
+    outcome: Literal["active", "rolled_back", "refused"]
+    active: str | None
+    failure: Failure | None
+    transfer: Transfer | None
+    golden: GoldenCheck | None
+    measurement: Measurement | None
+    inventory: Inventory
+    started: str
+    finished: str
+
+
+class Acknowledgement(msgspec.Struct, kw_only=True, frozen=True):
+    """The host has these reports on its disk; the device may drop them."""
+
+    ids: tuple[str, ...]
