@@ -15,7 +15,7 @@ import msgspec
 from trimtab_agent.contract import codec
 from trimtab_agent.errors import FormatError
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 """The only format that this version reads and writes. A change that an older agent must not
 ignore either raises this number or adds a word to `Manifest.requires`."""
 
