@@ -1,0 +1,67 @@
+"""Figures from outputs and labels. Pure: arrays in, numbers out.
+
+Outputs are class scores of shape `[samples, classes]`, any real dtype; labels are class numbers
+of shape `[samples]`. There is always at least one sample: `check_fits` has seen to that.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Z95 = 1.959963984540054
+"""The 97.5th percentile of the normal distribution: 2.5 % lie outside on each side."""
+
+
+def top1(scores: NDArray[Any], labels: NDArray[Any]) -> float:
+    """Returns the share of samples whose highest score is that of their label."""
+    return float(np.mean(scores.argmax(axis=1) == labels))
+
+
+def agreement(scores: NDArray[Any], reference: NDArray[Any]) -> float:
+    """Returns the share of samples for which two models have the same highest score.
+
+    One less this bounds the loss of accuracy, labels or not: where both answer alike, both are
+    right or both are wrong.
+    """
+    return float(np.mean(scores.argmax(axis=1) == reference.argmax(axis=1)))
+
+
+def max_abs_error(outputs: NDArray[Any], reference: NDArray[Any]) -> float:
+    """Returns the largest difference in any element, in the outputs' own unit; any shape."""
+    difference = outputs.astype(np.float64) - reference.astype(np.float64)
+    return float(np.abs(difference).max(initial=0.0))
+
+
+def wilson_interval(share: float, samples: int) -> tuple[float, float]:
+    """Returns the 95 % interval of a share that was counted over independent samples.
+
+    Wilson's score interval (E. B. Wilson, JASA 22, 1927), which stays inside 0 to 1 and holds
+    for shares near 1, where the textbook one does not.
+
+    Args:
+        share: Successes over samples, 0 to 1.
+        samples: How many samples, at least 1.
+    """
+    z2 = _Z95**2 / samples
+    centre = (share + z2 / 2) / (1 + z2)
+    half = _Z95 * math.sqrt(share * (1 - share) / samples + z2 / (4 * samples)) / (1 + z2)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def per_class_accuracy(scores: NDArray[Any], labels: NDArray[Any]) -> tuple[float | None, ...]:
+    """Returns each class's share of samples that were answered rightly.
+
+    A loss that is small on average can be the whole of one class.
+
+    Returns:
+        One figure per class, None for a class without samples.
+    """
+    right = scores.argmax(axis=1) == labels
+    return tuple(
+        float(right[labels == number].mean()) if (labels == number).any() else None
+        for number in range(scores.shape[1])
+    )
