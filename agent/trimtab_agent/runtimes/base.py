@@ -1,0 +1,150 @@
+"""The port that every runtime implements, and the checks that all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from trimtab_agent.contract.manifest import TensorSpec
+from trimtab_agent.errors import CallerError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+
+Option = str | int | float | bool
+"""The value of a session option, as a manifest can hold it."""
+
+Foreign = Any
+"""An object of a runtime: none of them ships type information."""
+
+
+class Session(Protocol):
+    """A model that is loaded and ready to run.
+
+    Attributes:
+        inputs: In the order that the file lists them, which is the order of `run`'s arguments.
+            A dimension of None is free. A file whose batch is fixed to 1 takes arrays whose
+            first dimension is 1.
+        outputs: In the order that the file lists them.
+        provider: What executes the graph, such as `XNNPACK`, `CPUExecutionProvider` or `CPU`;
+            None when the runtime does not tell.
+        version: The runtime's version.
+    """
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs, in the file's order."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs, in the file's order."""
+        ...
+
+    @property
+    def provider(self) -> str | None:
+        """What executes the graph, or None."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """The runtime's version."""
+        ...
+
+    def run(self, arrays: Sequence[Array]) -> list[Array]:
+        """Runs one inference.
+
+        Args:
+            arrays: One array for each of `inputs`, of exactly its dtype, in the file's layout.
+
+        Returns:
+            One array for each of `outputs`, owned by the caller: the next run leaves it alone.
+
+        Raises:
+            CallerError: The number of arrays, a shape or a dtype does not fit.
+            DeviceError: The runtime failed while it executed the graph.
+        """
+        ...
+
+
+def check_arrays(specs: Sequence[TensorSpec], arrays: Sequence[Array]) -> None:
+    """Checks that arrays fit a model's inputs.
+
+    Raises:
+        CallerError: Their number, a shape or a dtype does not fit; says what was expected and
+            what was received.
+    """
+    if len(arrays) != len(specs):
+        names = ", ".join(spec.name for spec in specs)
+        raise CallerError(f"the model takes {len(specs)} inputs ({names}), got {len(arrays)}")
+    for index, (spec, array) in enumerate(zip(specs, arrays, strict=True)):
+        if array.dtype.name != spec.dtype:
+            raise CallerError(
+                f"input {index} ({spec.name}) takes {spec.dtype}, got {array.dtype.name}"
+            )
+        if not _fits(spec.shape, array.shape):
+            raise CallerError(
+                f"input {index} ({spec.name}) takes the shape {show_shape(spec.shape)}, "
+                f"got {show_shape(array.shape)}"
+            )
+
+
+def check_options(
+    runtime: str, options: Mapping[str, Option], known: Mapping[str, str] | None = None
+) -> None:
+    """Refuses session options that a runtime would ignore without a word.
+
+    Args:
+        runtime: Name of the runtime, for the message.
+        options: What was asked for.
+        known: The names that are understood, each with its meaning in a few words.
+
+    Raises:
+        CallerError: An option is unknown.
+    """
+    known = known or {}
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        takes = "; ".join(f"{name}: {meaning}" for name, meaning in known.items()) or "none"
+        raise CallerError(
+            f"{runtime} does not know the option {', '.join(unknown)}; options it takes: {takes}"
+        )
+
+
+def show_shape(shape: Sequence[int | None]) -> str:
+    """Returns a shape as text, free dimensions as `?`: `[?, 128, 6]`."""
+    return "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
+
+
+def run_samples(session: Session, arrays: Sequence[Array]) -> list[Array]:
+    """Runs samples one by one, as a device does, and stacks what comes out.
+
+    Args:
+        session: The model; its inputs have a batch as first dimension, free or 1.
+        arrays: One array for each input, samples along the first axis, any number of them.
+
+    Returns:
+        One array for each output, samples along the first axis, in the order given.
+
+    Raises:
+        CallerError: The arrays have no samples, differ in their number, or do not fit.
+        DeviceError: The runtime failed.
+    """
+    import numpy as np
+
+    counts = {len(array) for array in arrays}
+    if len(counts) != 1 or counts == {0}:
+        raise CallerError(f"inputs need the same number of samples, at least 1; got {counts}")
+    rows = [
+        session.run([array[index : index + 1] for array in arrays]) for index in range(counts.pop())
+    ]
+    return [np.concatenate(column) for column in zip(*rows, strict=True)]
+
+
+def _fits(expected: Sequence[int | None], actual: Sequence[int]) -> bool:
+    """Says whether a shape is one of those that `expected`, with its free dimensions, allows."""
+    return len(expected) == len(actual) and all(
+        want is None or want == got for want, got in zip(expected, actual, strict=True)
+    )
