@@ -1,0 +1,84 @@
+"""Rewrites that make the exports of different frameworks look alike, one idea a file.
+
+Each pass is a function `pass_(model) -> bool`: it changes the graph in place, keeps what the
+graph computes, and says whether it changed anything. `clean` runs them until none does.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from trimtab.graph.access import infer_shapes
+from trimtab.graph.clean.constants import fold_constants, lift_constants
+from trimtab.graph.clean.dense import fuse_dense_bias
+from trimtab.graph.clean.reshapes import fix_reshape_targets
+from trimtab.graph.clean.scaling import fold_scaling, split_batch_norm
+from trimtab.graph.clean.singleton import cancel_squeezes, sink_unsqueeze
+from trimtab.graph.clean.transposes import cancel_transposes, drop_identities
+
+_PASSES = (
+    lift_constants,
+    fold_constants,
+    drop_identities,
+    fix_reshape_targets,
+    sink_unsqueeze,
+    cancel_squeezes,
+    cancel_transposes,
+    split_batch_norm,
+    fold_scaling,
+    fuse_dense_bias,
+)
+
+_MAX_ROUNDS = 50
+"""Every pass shrinks the graph or moves a node towards the outputs, so that a fixed point comes
+after a few rounds; this bound only keeps a mistake in a pass from looping for ever."""
+
+
+def clean(model: ir.Model) -> ir.Model:
+    """Returns a cleaned copy of `model`, with all shapes inferred.
+
+    Constants are folded, batch norms and scalings folded into the convolution or product before
+    them, dead nodes dropped, 1-D convolutions unwrapped from 2-D ones, and transposes and
+    squeezes that undo each other removed.
+    """
+    model = model.clone()
+    _name_batch(model)
+    infer_shapes(model)
+    for _ in range(_MAX_ROUNDS):
+        changed = False
+        for rewrite in _PASSES:
+            if rewrite(model):
+                changed = True
+                common.RemoveUnusedNodesPass()(model)
+                infer_shapes(model)
+        if not changed:
+            break
+    common.RemoveUnusedNodesPass()(model)
+    common.TopologicalSortPass()(model)
+    _tidy_names(model)
+    infer_shapes(model)
+    return model
+
+
+def _name_batch(model: ir.Model) -> None:
+    """Calls the first dimension of every input and output `batch` where it is free."""
+    for value in [*model.graph.inputs, *model.graph.outputs]:
+        if value.shape is not None and len(value.shape) and not isinstance(value.shape[0], int):
+            value.shape = ir.Shape(["batch", *list(value.shape)[1:]])
+
+
+def _tidy_names(model: ir.Model) -> None:
+    """Drops TensorFlow's `:0` and gives every node the name of its first output."""
+    graph = model.graph
+    values = [*graph.initializers.values(), *(out for node in graph for out in node.outputs)]
+    taken = {value.name for value in [*graph.inputs, *graph.outputs]}
+    for value in values:
+        if value.is_graph_output() or value.is_graph_input() or not value.name:
+            continue
+        name = value.name.removesuffix(":0")
+        if name != value.name and name not in taken and name not in graph.initializers:
+            value.name = name
+        taken.add(value.name)
+    for index, node in enumerate(graph):
+        node.name = f"{node.outputs[0].name or node.op_type}_{index}"

@@ -1,0 +1,86 @@
+"""Constant folding: nodes whose inputs are all known are computed once, here."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+from onnx_ir.passes import common
+
+from trimtab.graph.access import add_initializer, constant, replace_value, shape_of
+
+_RANDOM = {
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+    "Dropout",
+}
+_QUANTIZATION = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
+"""A dequantized constant is a stored int8 weight; folding it would make it float again."""
+
+
+def lift_constants(model: ir.Model) -> bool:
+    """Turns Constant nodes into initializers."""
+    result = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    return bool(result.modified)
+
+
+def fold_constants(model: ir.Model) -> bool:
+    """Computes every node whose inputs are constants, and Shape of a value of known shape.
+
+    The reference evaluator of the onnx package computes them, so that a folded value is what
+    the operator's specification says.
+    """
+    changed = False
+    for node in list(model.graph):
+        if node.op_type == "Shape":
+            changed |= _fold_shape(model, node)
+        elif _is_foldable(node):
+            changed |= _fold(model, node)
+    return changed
+
+
+def _is_foldable(node: ir.Node) -> bool:
+    return (
+        node.domain in ("", "ai.onnx")
+        and node.op_type not in _RANDOM | _QUANTIZATION
+        and any(value is not None for value in node.inputs)
+        and all(value is None or constant(value) is not None for value in node.inputs)
+        and not any(attr.type in _GRAPHS for attr in node.attributes.values())
+    )
+
+
+_GRAPHS = {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}
+
+
+def _fold(model: ir.Model, node: ir.Node) -> bool:
+    inputs = [value for value in node.inputs if value is not None]
+    proto = onnx.helper.make_graph(
+        [ir.to_proto(node)],
+        "fold",
+        [onnx.helper.make_value_info(value.name, onnx.TypeProto()) for value in inputs],
+        [onnx.helper.make_value_info(value.name, onnx.TypeProto()) for value in node.outputs],
+    )
+    opset = [onnx.helper.make_opsetid("", model.opset_imports.get("", 17))]
+    evaluator = ReferenceEvaluator(onnx.helper.make_model(proto, opset_imports=opset))
+    results = evaluator.run(None, {value.name: constant(value) for value in inputs})
+    for output, array in zip(node.outputs, results, strict=True):
+        replace_value(output, add_initializer(model.graph, f"{output.name}_folded", array))
+    model.graph.remove(node, safe=True)
+    return True
+
+
+def _fold_shape(model: ir.Model, node: ir.Node) -> bool:
+    shape = shape_of(node.inputs[0])
+    if shape is None or None in shape:
+        return False
+    start = node.attributes["start"].as_int() if "start" in node.attributes else 0
+    end = node.attributes["end"].as_int() if "end" in node.attributes else len(shape)
+    array = np.asarray(shape[start:end], np.int64)
+    replace_value(node.outputs[0], add_initializer(model.graph, "shape_folded", array))
+    model.graph.remove(node, safe=True)
+    return True

@@ -1,0 +1,139 @@
+"""Parameters and multiply-accumulates of a graph, in total and per layer.
+
+A multiply-accumulate (MAC) is one multiplication with its addition: what convolutions and
+matrix products do. Element-wise operators, pooling and activations count none, as is usual.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import msgspec
+import onnx_ir as ir
+
+from trimtab.graph.access import attribute, constant, shape_of
+
+
+class LayerCount(msgspec.Struct, kw_only=True, frozen=True):
+    """One node that does multiply-accumulates.
+
+    Attributes:
+        name: The node's name.
+        operator: Its ONNX operator.
+        output_shape: None stands for a free dimension.
+        parameters: Weights and bias.
+        macs: For a batch of one; None when a shape is unknown.
+    """
+
+    name: str
+    operator: str
+    output_shape: tuple[int | None, ...] | None
+    parameters: int
+    macs: int | None
+
+
+class ModelCount(msgspec.Struct, kw_only=True, frozen=True):
+    """A whole graph.
+
+    Attributes:
+        parameters: Elements of all floating-point or quantized initializers; those that hold
+            shapes, axes, scales and zero points are left out.
+        macs: For a batch of one.
+        weight_bytes: What the counted initializers take in memory as stored.
+        layers: Those that do multiply-accumulates, in graph order.
+        uncounted: Names of layers whose shapes are unknown, so that `macs` lacks them.
+    """
+
+    parameters: int
+    macs: int
+    weight_bytes: int
+    layers: tuple[LayerCount, ...]
+    uncounted: tuple[str, ...]
+
+
+def count_model(model: ir.Model) -> ModelCount:
+    """Counts `model`, whose shapes must have been inferred."""
+    layers = [_layer(node) for node in model.graph if node.op_type in _MACS]
+    weights = [value for value in model.graph.initializers.values() if _is_weight(value)]
+    return ModelCount(
+        parameters=sum(_size(value) for value in weights),
+        macs=sum(layer.macs or 0 for layer in layers),
+        weight_bytes=sum(value.const_value.nbytes for value in weights if value.const_value),
+        layers=tuple(layers),
+        uncounted=tuple(layer.name for layer in layers if layer.macs is None),
+    )
+
+
+_QUANTIZATION = {"QuantizeLinear", "DequantizeLinear"}
+
+
+def _is_weight(value: ir.Value) -> bool:
+    """Says whether an initializer is a weight, not a shape, a scale or a zero point."""
+    if value.const_value is None or not value.uses():
+        return False
+    uses = list(value.uses())
+    if all(use.node.op_type in _QUANTIZATION and use.idx > 0 for use in uses):
+        return False
+    dtype = value.const_value.dtype
+    return dtype.is_floating_point() or any(use.node.op_type in _QUANTIZATION for use in uses)
+
+
+def _size(value: ir.Value) -> int:
+    return value.const_value.size if value.const_value else 0
+
+
+def _layer(node: ir.Node) -> LayerCount:
+    output = shape_of(node.outputs[0])
+    parameters = sum(_size(source) for source in map(_weight_source, node.inputs) if source)
+    return LayerCount(
+        name=node.name or node.outputs[0].name or "",
+        operator=node.op_type,
+        output_shape=output,
+        parameters=parameters,
+        macs=_MACS[node.op_type](node, output),
+    )
+
+
+def _weight_source(value: ir.Value | None) -> ir.Value | None:
+    """Returns the initializer behind an input, looking through a DequantizeLinear."""
+    if value is None:
+        return None
+    producer = value.producer()
+    if producer is not None and producer.op_type == "DequantizeLinear":
+        value = producer.inputs[0]
+    return value if value is not None and constant(value) is not None else None
+
+
+def _elements(shape: tuple[int | None, ...] | None) -> int | None:
+    """Returns the elements of one sample: the batch, axis 0, counts as one."""
+    if shape is None or any(dim is None for dim in shape[1:]):
+        return None
+    return prod(dim for dim in shape[1:] if dim is not None)
+
+
+def _conv(node: ir.Node, output: tuple[int | None, ...] | None) -> int | None:
+    # W is [out, in / group, *kernel]: every output element sums over all but the first axis.
+    weight, elements = shape_of(node.inputs[1]), _elements(output)
+    if weight is None or elements is None or None in weight:
+        return None
+    return elements * prod(dim for dim in weight[1:] if dim is not None)
+
+
+def _conv_transpose(node: ir.Node, output: tuple[int | None, ...] | None) -> int | None:
+    # W is [in, out / group, *kernel]: every input element goes to all but the first axis.
+    weight, elements = shape_of(node.inputs[1]), _elements(shape_of(node.inputs[0]))
+    if output is None or weight is None or elements is None or None in weight:
+        return None
+    return elements * prod(dim for dim in weight[1:] if dim is not None)
+
+
+def _matmul(node: ir.Node, output: tuple[int | None, ...] | None) -> int | None:
+    left, elements = shape_of(node.inputs[0]), _elements(output)
+    if left is None or elements is None:
+        return None
+    transposed = node.op_type == "Gemm" and attribute(node, "transA", 0)
+    inner = left[0] if transposed else left[-1]
+    return None if inner is None else elements * inner
+
+
+_MACS = {"Conv": _conv, "ConvTranspose": _conv_transpose, "MatMul": _matmul, "Gemm": _matmul}
