@@ -155,7 +155,7 @@ def test_a_missing_file_is_named(tmp_path):
         build_package(
             tmp_path,
             description=describe(),
-            files={MODEL: tmp_path / "gone.tflite"},
+            files={MODEL: tmp_path / "gone"},
             golden=golden(),
         )
 

@@ -49,6 +49,7 @@ def make_package(
     directory: Path,
     *,
     data: bytes | None = None,
+    model: str = MODEL,
     chunk_limit_bytes: int = 96 * 1024,
     **changes: object,
 ) -> Path:
@@ -57,8 +58,8 @@ def make_package(
     source.write_bytes(model_bytes() if data is None else data)
     return build_package(
         directory,
-        description=describe(**changes),
-        files={MODEL: source},
+        description=describe(**{"runtime": RuntimeSpec(name="tflite", model=model), **changes}),
+        files={model: source},
         golden=golden(),
         chunk_limit_bytes=chunk_limit_bytes,
     )

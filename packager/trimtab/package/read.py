@@ -119,7 +119,7 @@ def _entries(archive: zipfile.ZipFile, name: str) -> dict[str, zipfile.ZipInfo]:
             raise FormatError(f"{name}: entry {entry!r} is compressed or encrypted, not stored")
         infos[entry] = info
     if MANIFEST_ENTRY not in infos:
-        raise FormatError(f"{name} has no {MANIFEST_ENTRY}: it is no package")
+        raise FormatError(f"{name} is no package, or is cut short: it has no {MANIFEST_ENTRY}")
     size_bytes = infos[MANIFEST_ENTRY].file_size
     if size_bytes > MAX_MANIFEST_BYTES:
         raise FormatError(
