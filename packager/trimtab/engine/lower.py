@@ -1,0 +1,51 @@
+"""A graph to a TFLite file, through TensorFlow's converter."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from trimtab.engine.module import GraphModule
+from trimtab.engine.registry import check_supported
+from trimtab.errors import ExportError
+from trimtab.tensorflow_setup import import_tensorflow
+
+
+def to_tflite(model: ir.Model) -> bytes:
+    """Returns `model` as a TFLite flatbuffer with a batch of one.
+
+    The weights are constants of the function, so that the file cannot come out unfrozen (given
+    variables and a trackable object, the converter writes a file that runs at chance). A graph
+    with QuantizeLinear/DequantizeLinear pairs becomes an int8 one with float inputs and outputs.
+
+    Raises:
+        UnsupportedOperatorError: The engine lacks operators of the graph.
+        ExportError: The converter refuses the function.
+    """
+    check_supported(model)
+    tf = import_tensorflow()
+    module = GraphModule(model)
+    names = [str(value.name) for value in model.graph.outputs]
+
+    def serve(*tensors: object) -> dict[str, object]:
+        return dict(zip(names, module(tensors), strict=True))
+
+    specs = [_spec(value) for value in model.graph.inputs]
+    holder = tf.Module()
+    holder.serve = tf.function(serve, input_signature=specs)
+    function = holder.serve.get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], holder)
+    if any(node.op_type == "QuantizeLinear" for node in model.graph):
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    try:
+        return bytes(converter.convert())
+    except Exception as error:
+        raise ExportError(f"the TFLite converter refuses the model: {error}") from error
+
+
+def _spec(value: ir.Value) -> object:
+    import tensorflow as tf
+
+    dims = list(value.shape or ())
+    shape = [1 if index == 0 or not isinstance(dim, int) else dim for index, dim in enumerate(dims)]
+    dtype = value.dtype.numpy() if value.dtype is not None else "float32"
+    return tf.TensorSpec(shape, tf.as_dtype(dtype), name=str(value.name))

@@ -1,0 +1,164 @@
+"""A graph as a callable with variables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from trimtab.engine.layout import Axes, Laid, arrange, laid, natural, onnx_order
+from trimtab.engine.registry import Call, check_supported, lookup, trainable_inputs
+from trimtab.graph.access import constant, set_initializer
+from trimtab.tensorflow_setup import import_tensorflow
+
+
+class GraphModule:
+    """Runs an ONNX graph with TensorFlow operators.
+
+    Args:
+        model: The graph; it is not changed until `store` is called.
+        trainable: Whether weights become variables; otherwise they are constants, which is what
+            the TFLite converter wants.
+
+    Trainable weights are `keras.Variable`s, each stored in the physical order of its first use.
+
+    Raises:
+        UnsupportedOperatorError: The engine lacks operators of the graph; all are named.
+    """
+
+    def __init__(self, model: ir.Model, *, trainable: bool = False) -> None:
+        check_supported(model)
+        import_tensorflow()
+        self.model = model
+        self._trainable = _trainable_names(model) if trainable else frozenset()
+        self._stored: dict[str, tuple[Any, Axes]] = {}
+        if trainable:
+            self._create_variables()
+
+    @property
+    def variables(self) -> list[Any]:
+        """The trainable weights."""
+        return [variable for variable, _ in self._stored.values()]
+
+    def __call__(
+        self, inputs: Sequence[Any], outputs: Sequence[ir.Value] | None = None
+    ) -> list[Any]:
+        """Runs the graph.
+
+        Args:
+            inputs: One tensor per graph input, in ONNX's order of axes.
+            outputs: Values to return; the graph's outputs by default.
+
+        Returns:
+            One tensor per wished value, in ONNX's order of axes.
+        """
+        values: dict[ir.Value, Laid] = {
+            value: laid(tensor)
+            for value, tensor in zip(self.model.graph.inputs, inputs, strict=True)
+        }
+        for node in self.model.graph:
+            call = Call(
+                node,
+                tuple(None if v is None else self._read(v, values) for v in node.inputs),
+                tuple(None if v is None else self._weight(v) for v in node.inputs),
+            )
+            values[node.outputs[0]] = lookup(node.op_type)(call)
+        wished = self.model.graph.outputs if outputs is None else outputs
+        return [onnx_order(self._read(value, values)) for value in wished]
+
+    def store(self) -> None:
+        """Writes the variables' present values into the graph's initializers."""
+        for name, (variable, axes) in self._stored.items():
+            value = self.model.graph.initializers[name]
+            array = np.asarray(variable.numpy())
+            rank = sum(axis is not None for axis in axes)
+            set_initializer(value, arrange(Laid(array, axes), natural(rank)))
+
+    def _read(self, value: ir.Value, values: dict[ir.Value, Laid]) -> Laid:
+        if value in values:
+            return values[value]
+        if value.name in self._stored:
+            variable, axes = self._stored[value.name]
+            return Laid(variable.value, axes)
+        array = constant(value)
+        if array is None:
+            raise KeyError(f"value {value.name!r} is used before it is computed")
+        return laid(array)
+
+    def _weight(self, value: ir.Value) -> Callable[[Axes], Any] | None:
+        if value.name not in self._trainable:
+            return None
+
+        def stored(axes: Axes) -> Any:
+            if value.name not in self._stored:
+                self._stored[str(value.name)] = (_variable(value, axes), axes)
+            variable, present = self._stored[str(value.name)]
+            return arrange(Laid(variable.value, present), axes)
+
+        return stored
+
+    def _create_variables(self) -> None:
+        """Traces the graph once: weights take the order that their operator asks for."""
+        import tensorflow as tf
+
+        specs = [_spec(value) for value in self.model.graph.inputs]
+        # The variables must outlive the trace, so they are made outside of it.
+        with tf.init_scope():
+            tf.function(lambda *tensors: self(tensors)).get_concrete_function(*specs)
+        for name in self._trainable - set(self._stored):
+            value = self.model.graph.initializers[name]
+            rank = len(value.shape) if value.shape is not None else 0
+            self._stored[name] = (_variable(value, natural(rank)), natural(rank))
+
+
+def run(model: ir.Model, arrays: Sequence[NDArray[Any]], batch: int = 256) -> list[NDArray[Any]]:
+    """Runs a graph on samples, batch after batch.
+
+    Args:
+        model: The graph.
+        arrays: One array per input, samples along axis 0.
+        batch: Samples at a time.
+
+    Returns:
+        One array per output, samples along axis 0.
+    """
+    tf = import_tensorflow()
+    module = GraphModule(model)
+    function = tf.function(lambda *tensors: module(tensors), reduce_retracing=True)
+    pieces = []
+    for start in range(0, len(arrays[0]), batch):
+        outputs = function(*[tf.constant(array[start : start + batch]) for array in arrays])
+        pieces.append([output.numpy() for output in outputs])
+    return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+
+
+def _spec(value: ir.Value) -> Any:
+    import tensorflow as tf
+
+    shape = [dim if isinstance(dim, int) else None for dim in value.shape or ()]
+    dtype = value.dtype.numpy() if value.dtype is not None else np.float32
+    return tf.TensorSpec(shape, tf.as_dtype(dtype))
+
+
+def _variable(value: ir.Value, axes: Axes) -> Any:
+    import keras
+    import tensorflow as tf
+
+    with tf.init_scope():
+        return keras.Variable(arrange(laid(constant(value)), axes))
+
+
+def _trainable_names(model: ir.Model) -> frozenset[str]:
+    """Returns the initializers that training may change: floats at an operator's weights."""
+    return frozenset(
+        str(value.name)
+        for node in model.graph
+        for index, value in enumerate(node.inputs)
+        if value is not None
+        and index in trainable_inputs(node.op_type)
+        and (array := constant(value)) is not None
+        and array.dtype == np.float32
+    )

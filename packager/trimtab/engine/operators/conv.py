@@ -1,0 +1,81 @@
+"""Conv, 1-D and 2-D, plain, grouped and depthwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trimtab.engine.layout import Laid, arrange, channels_last
+from trimtab.engine.operators.spatial import Window, window
+from trimtab.engine.registry import Call, operator
+
+
+@operator("Conv", trainable=(1, 2))
+def conv(call: Call) -> Laid:
+    """`X [N, C, ...]`, `W [M, C / group, ...]`, `B [M]`; runs channels last."""
+    import tensorflow as tf
+
+    data, kernel = call[0], call[1]
+    axes = channels_last(data.rank)
+    tensor = arrange(data, axes)
+    shape = tuple(kernel.dim(axis) or 0 for axis in range(2, kernel.rank))
+    view = window(call, shape, tuple(data.dim(axis) for axis in range(2, data.rank)))
+    tensor, padding = _pad(tensor, view)
+    group = call.attribute("group", 1)
+    if group > 1 and group == data.dim(1):
+        result = _depthwise(call, tensor, view, padding)
+    else:
+        # TensorFlow reads the number of groups off the shapes of data and kernel.
+        weight = call.weight(1, _kernel_axes(kernel.rank))
+        result = tf.nn.conv2d(tensor, weight, view.strides, padding, dilations=view.dilations)
+    if call.has(2):
+        result = tf.nn.bias_add(result, call.weight(2, (0,)))
+    return Laid(result, axes)
+
+
+def _kernel_axes(rank: int) -> tuple[int | None, ...]:
+    """Returns the order `[height, width, in, out]` for a kernel `[out, in, ...]`."""
+    return (None, 2, 1, 0) if rank == 3 else (2, 3, 1, 0)
+
+
+def _pad(tensor: Any, view: Window) -> tuple[Any, str]:
+    """Returns the tensor and TensorFlow's word for its padding.
+
+    Padding that is neither VALID nor SAME is a Pad of its own in front: TFLite's convolutions
+    know these two only.
+    """
+    import tensorflow as tf
+
+    if view.is_valid:
+        return tensor, "VALID"
+    if view.is_same((tensor.shape[1], tensor.shape[2])):
+        return tensor, "SAME"
+    return tf.pad(tensor, [(0, 0), *view.pads, (0, 0)]), "VALID"
+
+
+def _depthwise(call: Call, tensor: Any, view: Window, padding: str) -> Any:
+    """One filter per channel, or several: W is `[C * m, 1, ...]`, TensorFlow wants `[.., C, m]`."""
+    import tensorflow as tf
+
+    channels, filters = call[0].dim(1), call[1].dim(0)
+    if channels is None or filters is None:
+        raise TypeError("a depthwise convolution has a known number of channels")
+    weight = call.weight(1, (None, 2, 0, 1) if call[1].rank == 3 else (2, 3, 0, 1))
+    if filters != channels:
+        height, width = weight.shape[:2]
+        weight = tf.reshape(weight, (height, width, channels, filters // channels))
+    # The kernel takes one stride for both axes; along an axis of size 1 any stride is the same.
+    stride = max(view.strides)
+    if min(view.strides) != stride and tensor.shape[1] != 1:
+        return _strided_by_hand(tensor, weight, view, padding)
+    strides = (1, stride, stride, 1)
+    return tf.nn.depthwise_conv2d(tensor, weight, strides, padding, dilations=view.dilations)
+
+
+def _strided_by_hand(tensor: Any, weight: Any, view: Window, padding: str) -> Any:
+    """Unequal strides: the dense result, every n-th element of it."""
+    import tensorflow as tf
+
+    if padding == "SAME":
+        tensor = tf.pad(tensor, [(0, 0), *view.pads, (0, 0)])
+    full = tf.nn.depthwise_conv2d(tensor, weight, (1, 1, 1, 1), "VALID", dilations=view.dilations)
+    return full[:, :: view.strides[0], :: view.strides[1], :]

@@ -1,0 +1,138 @@
+"""Which ONNX operators the engine knows, and the check that names all that it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import onnx_ir as ir
+
+from trimtab.engine.layout import Axes, Laid
+from trimtab.errors import UnsupportedOperatorError
+
+Weight = Callable[[Axes], Any]
+"""Gives a weight in a physical order; a trainable one is a variable stored in that order."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What an operator's function gets.
+
+    Attributes:
+        node: The node.
+        inputs: Its inputs; None where an optional one is left out.
+        weights: Per input, how to get it as a weight in a wished order; None if it is computed.
+    """
+
+    node: ir.Node
+    inputs: tuple[Laid | None, ...]
+    weights: tuple[Weight | None, ...]
+
+    def __getitem__(self, index: int) -> Laid:
+        """Returns an input that the operator requires."""
+        value = self.inputs[index]
+        if value is None:
+            raise IndexError(f"{self.node.op_type} lacks its input {index}")
+        return value
+
+    def has(self, index: int) -> bool:
+        """Says whether an optional input is given."""
+        return index < len(self.inputs) and self.inputs[index] is not None
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """Returns an attribute's value, or `default`."""
+        attributes: Mapping[str, ir.Attr] = self.node.attributes
+        return attributes[name].value if name in attributes else default
+
+    def weight(self, index: int, axes: Axes) -> Any:
+        """Returns input `index` in the physical order `axes`.
+
+        A weight that is trained is kept in that order, so that a step does not permute it.
+        """
+        from trimtab.engine.layout import arrange
+
+        stored = self.weights[index]
+        return arrange(self[index], axes) if stored is None else stored(axes)
+
+    def array(self, index: int) -> Any:
+        """Returns an input that must be constant, as numpy in ONNX's order.
+
+        Raises:
+            UnsupportedOperatorError: It is computed.
+        """
+        value = self[index]
+        if not value.is_constant:
+            raise UnsupportedOperatorError(
+                f"node {self.node.name!r}: {self.node.op_type} with a computed "
+                f"{self.node.inputs[index]} is not supported; only a constant one is",
+                [self.node.op_type],
+            )
+        return value.tensor
+
+
+Operator = Callable[[Call], Laid]
+_Function = TypeVar("_Function", bound=Operator)
+_OPERATORS: dict[str, Operator] = {}
+_TRAINABLE: dict[str, frozenset[int]] = {}
+
+
+def operator(*names: str, trainable: tuple[int, ...] = ()) -> Callable[[_Function], _Function]:
+    """Registers a function for ONNX operators.
+
+    Args:
+        names: The operators' names.
+        trainable: Positions of inputs that training may change if they are initializers.
+    """
+
+    def register(function: _Function) -> _Function:
+        for name in names:
+            _OPERATORS[name] = function
+            _TRAINABLE[name] = frozenset(trainable)
+        return function
+
+    return register
+
+
+def lookup(name: str) -> Operator:
+    """Returns the function for an operator that `check_supported` has seen."""
+    _load()
+    return _OPERATORS[name]
+
+
+def trainable_inputs(name: str) -> frozenset[int]:
+    """Returns the positions of an operator's inputs that training may change."""
+    _load()
+    return _TRAINABLE.get(name, frozenset())
+
+
+def supported_operators() -> tuple[str, ...]:
+    """Returns the names of all operators that the engine knows, sorted."""
+    _load()
+    return tuple(sorted(_OPERATORS))
+
+
+def check_supported(model: ir.Model) -> None:
+    """Checks that the engine knows every operator of a graph.
+
+    Raises:
+        UnsupportedOperatorError: It lacks some; all are named, with how often each occurs.
+    """
+    known = set(supported_operators())
+    counts: dict[str, int] = {}
+    for node in model.graph:
+        name = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+        if name not in known:
+            counts[name] = counts.get(name, 0) + 1
+    if counts:
+        listed = ", ".join(f"{name} ({count}x)" for name, count in sorted(counts.items()))
+        raise UnsupportedOperatorError(
+            f"the training engine does not know these operators: {listed}. Fine-tuning and TFLite "
+            "need them; int8 for ONNX Runtime and OpenVINO works without",
+            counts,
+        )
+
+
+def _load() -> None:
+    """Imports the operators' modules, which register themselves; TensorFlow stays out."""
+    from trimtab.engine import operators  # noqa: F401

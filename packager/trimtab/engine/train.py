@@ -1,0 +1,196 @@
+"""Fine-tuning: a few epochs of a graph against labels, its teacher, or both.
+
+The original model is the teacher, so that unlabelled data is enough. With labels, the loss is
+the mean of the cross-entropy with them and of the divergence from the teacher's softened answers
+(Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from trimtab.engine.module import GraphModule
+from trimtab.tensorflow_setup import import_tensorflow, seed_everything
+
+Array = NDArray[Any]
+
+_VALIDATION_SHARE = 0.1
+"""Held back from training to choose the epoch whose weights are kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes:
+        epochs: Passes over the samples.
+        learning_rate: Of Adam at the start; it falls to zero along half a cosine.
+        batch_size: Samples a step.
+        temperature: Softening of the teacher's answers.
+        seed: Of the order of samples and of the held-back share.
+    """
+
+    epochs: int
+    learning_rate: float
+    batch_size: int
+    temperature: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class EpochLoss:
+    """Mean losses of one epoch; `validation` is on the samples held back."""
+
+    epoch: int
+    training: float
+    validation: float
+
+
+def fine_tune(
+    model: ir.Model,
+    samples: Sequence[Array],
+    targets: Array,
+    labels: Array | None,
+    schedule: Schedule,
+    *,
+    on_epoch: Callable[[EpochLoss], None] = lambda _: None,
+) -> list[EpochLoss]:
+    """Trains `model` in place and keeps the weights of its best epoch.
+
+    Args:
+        model: The graph, one output. A Softmax at its end is left out of the loss, which works
+            on what goes into it.
+        samples: One array per input, samples along axis 0.
+        targets: The teacher's answers in the same form as `logits` gives them.
+        labels: Class indices, or None.
+        schedule: How long and how fast.
+        on_epoch: Called after every epoch.
+
+    Returns:
+        The losses of every epoch, the state before the first one included as epoch 0.
+
+    Raises:
+        UnsupportedOperatorError: The engine lacks operators of the graph.
+    """
+    import_tensorflow()
+    seed_everything(schedule.seed)
+    module = GraphModule(model, trainable=True)
+    order = np.random.default_rng(schedule.seed).permutation(len(targets))
+    held_back = max(1, round(len(order) * _VALIDATION_SHARE))
+    columns = [*samples, targets, *([] if labels is None else [labels])]
+    validation = [column[order[:held_back]] for column in columns]
+    training = [column[order[held_back:]] for column in columns]
+    trainer = _Trainer(module, len(samples), schedule, len(training[0]))
+
+    history = [EpochLoss(0, float("nan"), trainer.evaluate(validation))]
+    best = [np.asarray(variable.numpy()) for variable in module.variables]
+    for epoch in range(1, schedule.epochs + 1):
+        loss = trainer.train_epoch(training, epoch)
+        history.append(EpochLoss(epoch, loss, trainer.evaluate(validation)))
+        on_epoch(history[-1])
+        if history[-1].validation <= min(entry.validation for entry in history[:-1]):
+            best = [np.asarray(variable.numpy()) for variable in module.variables]
+    for variable, array in zip(module.variables, best, strict=True):
+        variable.assign(array)
+    module.store()
+    return history
+
+
+def logits_value(model: ir.Model) -> tuple[ir.Value, bool]:
+    """Finds what the loss works on.
+
+    Returns:
+        The first output, or what goes into the Softmax that makes it; and whether the output
+        is one of class probabilities, that is, whether there was a Softmax.
+    """
+    output = model.graph.outputs[0]
+    producer = output.producer()
+    if producer is not None and producer.op_type == "Softmax" and producer.inputs[0] is not None:
+        return producer.inputs[0], True
+    return output, False
+
+
+class _Trainer:
+    """The compiled steps; built once, so that TensorFlow traces each of them once."""
+
+    def __init__(self, module: GraphModule, inputs: int, schedule: Schedule, samples: int) -> None:
+        import keras
+        import tensorflow as tf
+
+        self._module, self._inputs, self._schedule = module, inputs, schedule
+        self._batch = min(schedule.batch_size, samples)
+        steps = schedule.epochs * (samples // self._batch)
+        self._optimizer = keras.optimizers.Adam(
+            keras.optimizers.schedules.CosineDecay(schedule.learning_rate, max(steps, 1))
+        )
+        self._optimizer.build(module.variables)
+        self._value, _ = logits_value(module.model)
+        self._step = tf.function(self._train_step, reduce_retracing=True)
+        self._loss_of = tf.function(self._loss, reduce_retracing=True)
+
+    def train_epoch(self, columns: Sequence[Array], epoch: int) -> float:
+        """Runs one epoch in a new order; the samples that fill no batch wait for the next."""
+        order = np.random.default_rng((self._schedule.seed, epoch)).permutation(len(columns[0]))
+        losses = []
+        for start in range(0, len(order) - self._batch + 1, self._batch):
+            index = order[start : start + self._batch]
+            losses.append(self._step(*_tensors(columns, index)))
+        return float(np.mean([loss.numpy() for loss in losses]))
+
+    def evaluate(self, columns: Sequence[Array]) -> float:
+        """Returns the mean loss."""
+        total = 0.0
+        for start in range(0, len(columns[0]), self._batch):
+            index = np.arange(start, min(start + self._batch, len(columns[0])))
+            total += float(self._loss_of(*_tensors(columns, index))) * len(index)
+        return total / len(columns[0])
+
+    def _train_step(self, *columns: Any) -> Any:
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            loss = self._loss(*columns)
+        variables = self._module.variables
+        gradients = tape.gradient(loss, [variable.value for variable in variables])
+        pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
+        self._optimizer.apply(
+            [g for g, _ in pairs], [v for _, v in pairs] if len(pairs) < len(variables) else None
+        )
+        return loss
+
+    def _loss(self, *columns: Any) -> Any:
+        """Mean over the batch of the divergence from the teacher and, with labels, of theirs."""
+        import tensorflow as tf
+
+        answers = self._module(columns[: self._inputs], [self._value])[0]
+        targets, labels = columns[self._inputs], columns[self._inputs + 1 :]
+        distance = softened_divergence(targets, answers, self._schedule.temperature)
+        if not labels:
+            return distance
+        entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels[0], answers)
+        return 0.5 * (distance + tf.reduce_mean(entropy))
+
+
+def softened_divergence(teacher: Any, student: Any, temperature: float) -> Any:
+    """Mean Kullback-Leibler divergence of softened class probabilities, times T squared.
+
+    The factor keeps the gradient's size the same over temperatures (Hinton et al. 2015).
+    """
+    import tensorflow as tf
+
+    target = tf.nn.log_softmax(teacher / temperature)
+    answer = tf.nn.log_softmax(student / temperature)
+    divergence = tf.reduce_sum(tf.exp(target) * (target - answer), axis=-1)
+    return tf.reduce_mean(divergence) * temperature**2
+
+
+def _tensors(columns: Sequence[Array], index: Array) -> list[Any]:
+    import tensorflow as tf
+
+    return [tf.constant(column[index]) for column in columns]
