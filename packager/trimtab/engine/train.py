@@ -1,8 +1,13 @@
 """Fine-tuning: a few epochs of a graph against labels, its teacher, or both.
 
-The original model is the teacher, so that unlabelled data is enough. With labels, the loss is
-the mean of the cross-entropy with them and of the divergence from the teacher's softened answers
-(Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2).
+The original model is the teacher, so that unlabelled data is enough.
+
+* With labels, the loss is the mean of the cross-entropy with them and of the divergence from the
+  teacher's softened answers (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network",
+  section 2).
+* Without labels, it is that divergence where the model ends in a Softmax.
+* Otherwise nothing says that the outputs are classes: it is the mean squared difference from the
+  teacher's outputs (Ba and Caruana 2014, "Do Deep Nets Really Need to be Deep?", section 2.2).
 """
 
 from __future__ import annotations
@@ -67,7 +72,7 @@ def fine_tune(
         model: The graph, one output. A Softmax at its end is left out of the loss, which works
             on what goes into it.
         samples: One array per input, samples along axis 0.
-        targets: The teacher's answers in the same form as `logits` gives them.
+        targets: The teacher's answers: what `logits_value` finds in its graph, per sample.
         labels: Class indices, or None.
         schedule: How long and how fast.
         on_epoch: Called after every epoch.
@@ -130,7 +135,7 @@ class _Trainer:
             keras.optimizers.schedules.CosineDecay(schedule.learning_rate, max(steps, 1))
         )
         self._optimizer.build(module.variables)
-        self._value, _ = logits_value(module.model)
+        self._value, self._has_softmax = logits_value(module.model)
         self._step = tf.function(self._train_step, reduce_retracing=True)
         self._loss_of = tf.function(self._loss, reduce_retracing=True)
 
@@ -165,11 +170,13 @@ class _Trainer:
         return loss
 
     def _loss(self, *columns: Any) -> Any:
-        """Mean over the batch of the divergence from the teacher and, with labels, of theirs."""
+        """Mean over the batch; the module's docstring says of what."""
         import tensorflow as tf
 
         answers = self._module(columns[: self._inputs], [self._value])[0]
         targets, labels = columns[self._inputs], columns[self._inputs + 1 :]
+        if not labels and not self._has_softmax:
+            return tf.reduce_mean(tf.square(targets - answers))
         distance = softened_divergence(targets, answers, self._schedule.temperature)
         if not labels:
             return distance

@@ -1,0 +1,112 @@
+"""One graph, three kinds of file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from trimtab.errors import ExportError
+from trimtab.graph.count import count_model
+from trimtab.targets.gate import Comparison, check_file
+from trimtab_agent.contract.manifest import RuntimeName
+
+SUFFIXES: dict[RuntimeName, str] = {
+    "tflite": ".tflite",
+    "onnxruntime": ".onnx",
+    "openvino": ".xml",
+}
+"""File name ending of each target's model. OpenVINO's weights lie beside it, in a `.bin`."""
+
+
+class Exported(msgspec.Struct, kw_only=True, frozen=True):
+    """A file that passed the gate.
+
+    Attributes:
+        target: The runtime that it is for.
+        path: The file to load.
+        files: Everything that belongs to it, `path` included.
+        file_bytes: All of `files` together.
+        weight_bytes: The weights as stored in it.
+        comparison: How it differs from the graph that it was made from.
+    """
+
+    target: RuntimeName
+    path: Path
+    files: tuple[Path, ...]
+    file_bytes: int
+    weight_bytes: int
+    comparison: Comparison
+
+
+def export(
+    model: ir.Model,
+    target: RuntimeName,
+    directory: Path,
+    *,
+    samples: tuple[NDArray[Any], ...],
+    stem: str = "model",
+) -> Exported:
+    """Writes `model` for a runtime and lets it out if it does what the graph does.
+
+    Args:
+        model: A float or a QDQ graph.
+        target: The runtime.
+        directory: Where to; made if it is missing. Nothing is left in it when the gate refuses.
+        samples: One array per input, samples along axis 0, to compare on.
+        stem: File name without its ending.
+
+    Raises:
+        UnsupportedOperatorError: The target lacks operators of the graph.
+        ExportError: The file does not load, or computes something else.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=directory) as scratch:
+        draft = Path(scratch) / f"{stem}{SUFFIXES[target]}"
+        _WRITERS[target](model, draft)
+        comparison = check_file(model, target, draft, samples)
+        files = []
+        for path in sorted(Path(scratch).iterdir()):
+            os.replace(path, directory / path.name)
+            files.append(directory / path.name)
+    return Exported(
+        target=target,
+        path=directory / draft.name,
+        files=tuple(files),
+        file_bytes=sum(path.stat().st_size for path in files),
+        weight_bytes=count_model(model).weight_bytes,
+        comparison=comparison,
+    )
+
+
+def _write_tflite(model: ir.Model, path: Path) -> None:
+    from trimtab.engine.lower import to_tflite
+
+    path.write_bytes(to_tflite(model))
+
+
+def _write_onnx(model: ir.Model, path: Path) -> None:
+    ir.save(model, path)
+
+
+def _write_openvino(model: ir.Model, path: Path) -> None:
+    import openvino as ov
+
+    source = path.with_suffix(".source.onnx")
+    ir.save(model, source)
+    try:
+        converted = ov.convert_model(source)
+    except Exception as error:
+        raise ExportError(f"OpenVINO refuses the graph: {error}") from error
+    finally:
+        source.unlink()
+    # Storing weights in half precision rounds them; that is a choice for a recipe, not for here.
+    ov.save_model(converted, path, compress_to_fp16=False)
+
+
+_WRITERS = {"tflite": _write_tflite, "onnxruntime": _write_onnx, "openvino": _write_openvino}

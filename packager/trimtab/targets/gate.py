@@ -1,0 +1,116 @@
+"""The gate: an exported file is run in its real runtime before it is let out.
+
+Converters fail silently: a known one writes a file that loads, runs and answers at chance. So
+each file is loaded here by the code that a device loads it with, and its outputs are compared
+with the graph that it was made from, run by ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from trimtab.errors import ExportError
+from trimtab.graph.run import run_graph
+from trimtab_agent import runtimes
+from trimtab_agent.contract.manifest import RuntimeName
+
+Array = NDArray[Any]
+
+FLOAT_RELATIVE_ERROR = 1e-3
+"""Float kernels of different runtimes sum in different orders: relative errors near 1e-6 are
+usual. A thousand times that is a mistake and not rounding."""
+
+INT8_RELATIVE_ERROR = 0.15
+INT8_COSINE = 0.99
+"""Integer kernels of different runtimes round a half differently, and one step early in a network
+becomes a few at its end: the largest error is loose, the direction of the outputs is not."""
+
+
+class Comparison(msgspec.Struct, kw_only=True, frozen=True):
+    """Outputs of a file against those of its graph.
+
+    Attributes:
+        samples: How many were compared.
+        max_abs_error: Largest difference of an element.
+        relative_error: The same, as a share of the largest output of the graph.
+        cosine: Smallest cosine similarity of a sample's outputs; None for all-zero outputs.
+        agreement: Share of samples whose largest output is at the same place.
+    """
+
+    samples: int
+    max_abs_error: float
+    relative_error: float
+    cosine: float | None
+    agreement: float
+
+
+def check_file(
+    model: ir.Model, target: RuntimeName, path: Path, samples: tuple[Array, ...]
+) -> Comparison:
+    """Runs a file and compares it with its graph; the worst of several outputs counts.
+
+    Raises:
+        ExportError: It does not load, or is further off than rounding can explain; the message
+            says by how much.
+    """
+    expected = run_graph(model, samples)
+    session = runtimes.load(target, path)
+    actual = runtimes.run_samples(session, list(samples))
+    shapes = [array.shape for array in actual], [array.shape for array in expected]
+    if shapes[0] != shapes[1]:
+        raise ExportError(
+            f"{path.name} for {target} gives outputs of the shapes {shapes[0]}, the model {shapes[1]}"
+        )
+    results = [compare(one, other) for one, other in zip(actual, expected, strict=True)]
+    worst = max(results, key=lambda result: result.relative_error)
+    fault = _fault(worst, quantized=is_quantized(model))
+    if fault:
+        raise ExportError(
+            f"{path.name} for {target} does not do what the model does: {fault} on {len(samples[0])} "
+            "samples. It was not let out; leave this target out or report the model"
+        )
+    return worst
+
+
+def is_quantized(model: ir.Model) -> bool:
+    """Says whether a graph has int8 activations."""
+    return any(node.op_type == "QuantizeLinear" for node in model.graph)
+
+
+def compare(actual: Array, expected: Array) -> Comparison:
+    """Compares the outputs of several samples; samples lie along axis 0."""
+    flat, reference = (
+        array.reshape(len(array), -1).astype(np.float64) for array in (actual, expected)
+    )
+    error = float(np.abs(flat - reference).max()) if np.isfinite(flat).all() else float("inf")
+    scale = float(np.abs(reference).max())
+    norms = np.linalg.norm(flat, axis=1) * np.linalg.norm(reference, axis=1)
+    cosines = (flat * reference).sum(axis=1)[norms > 0] / norms[norms > 0]
+    return Comparison(
+        samples=len(flat),
+        max_abs_error=error,
+        relative_error=error / scale if scale else error,
+        cosine=float(cosines.min()) if cosines.size else None,
+        agreement=float((flat.argmax(axis=1) == reference.argmax(axis=1)).mean()),
+    )
+
+
+def _fault(result: Comparison, *, quantized: bool) -> str | None:
+    """Returns what is wrong, in words with the figures, or None."""
+    limit = INT8_RELATIVE_ERROR if quantized else FLOAT_RELATIVE_ERROR
+    if not np.isfinite(result.max_abs_error):
+        return "outputs that are not finite"
+    if result.relative_error > limit:
+        return (
+            f"outputs differ by up to {result.max_abs_error:.3g}, which is "
+            f"{result.relative_error:.2%} of the largest; {limit:.2%} is accepted"
+        )
+    if result.cosine is not None and result.cosine < INT8_COSINE:
+        return f"outputs have a cosine similarity of only {result.cosine:.4f}"
+    return None
