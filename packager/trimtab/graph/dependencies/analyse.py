@@ -1,0 +1,70 @@
+"""The walk over a graph that works out its labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+# The rules register themselves when their modules are imported.
+from trimtab.graph.dependencies import rules_elementwise, rules_layout, rules_linear  # noqa: F401
+from trimtab.graph.dependencies.atoms import LabelArray
+from trimtab.graph.dependencies.groups import Dependencies, collect
+from trimtab.graph.dependencies.labels import Labels, dimensions, frozen
+from trimtab.graph.dependencies.rules import RULES
+
+
+def analyse(model: ir.Model) -> Dependencies:
+    """Find what can be cut from a model.
+
+    Args:
+        model: A float model whose values have names and shapes, with constants as initializers
+            and nodes in topological order, as `load_model` returns it. Where a shape is unknown,
+            or a node is not understood, everything around it is kept.
+    """
+    labels = Labels(model.opset_imports.get("", 0))
+    for value in model.graph.inputs:
+        if value.shape is not None:
+            labels.set_activation(value, frozen(len(value.shape)))
+    opaque: set[str] = set()
+    for node in model.graph:
+        outputs = _apply_rule(node, labels)
+        if outputs is None:
+            opaque.add(node.op_type)
+            outputs = _keep_all_around(node, labels)
+        for value, array in zip(node.outputs, outputs, strict=True):
+            labels.set_activation(value, array)
+    for value in model.graph.outputs:
+        labels.freeze(value)
+    return collect(labels, tuple(sorted(opaque)))
+
+
+def _apply_rule(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
+    """Return the labels of the node's outputs, None where the node is not understood."""
+    rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    values = [*node.outputs, *(value for value in node.inputs if value is not None)]
+    if rule is None or any(value.shape is None for value in values):
+        return None
+    outputs = rule(node, labels)
+    if outputs is None:
+        return None
+    ranks = [len(dimensions(value)) for value in node.outputs]
+    return outputs if ranks == [array.ndim for array in outputs] else None
+
+
+def _keep_all_around(node: ir.Node, labels: Labels) -> list[LabelArray]:
+    for value in _read_by(node):
+        labels.freeze(value)
+    return [frozen(0 if value.shape is None else len(value.shape)) for value in node.outputs]
+
+
+def _read_by(node: ir.Node) -> Iterator[ir.Value]:
+    """Yield what a node reads, also from inside the graphs that it carries (If, Loop, Scan)."""
+    yield from (value for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPH:
+            inner = attribute.as_graph()
+            yield from inner.outputs
+            for each in ir.traversal.RecursiveGraphIterator(inner):
+                yield from (value for value in each.inputs if value is not None)

@@ -1,0 +1,135 @@
+"""Dependency groups: what is left once every node has had its say.
+
+Labels are brought to a form in which dropping a class of atoms cuts whole slices out of tensors,
+and classes that occur in the same tensors are gathered into groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from trimtab.graph.dependencies.atoms import FROZEN, LabelArray
+from trimtab.graph.dependencies.labels import Labels, varying_axes
+
+Axis = tuple[str, int]
+"""An axis of a tensor: the name of its value and the number of the axis, from 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Channels that are made and used by the same tensors, and can replace one another.
+
+    Attributes:
+        name: The kernel that makes them (the first, where several do).
+        classes: Their numbers. Dropping one cuts every slice that bears its number.
+        width: How many channels of the narrowest feature map one class stands for: 1, or the
+            number of groups of a grouped convolution.
+        axes: Where they occur.
+    """
+
+    name: str
+    classes: tuple[int, ...]
+    width: int
+    axes: tuple[Axis, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dependencies:
+    """What can be cut from a graph.
+
+    Attributes:
+        groups: In the order in which the graph makes their channels.
+        axes: The class of each slice along each axis that can lose slices; 0 is always kept.
+        kernels: Names of the parameters that make channels.
+        opaque_operators: Operators without a rule for what they do, around which all is kept.
+    """
+
+    groups: tuple[Group, ...]
+    axes: Mapping[Axis, LabelArray]
+    kernels: frozenset[str]
+    opaque_operators: tuple[str, ...]
+
+    def occurrences(self, group: Group, class_: int) -> Iterator[tuple[Axis, LabelArray]]:
+        """Yield every axis on which a class of `group` occurs, with its places there."""
+        for axis in group.axes:
+            yield axis, np.flatnonzero(self.axes[axis] == class_)
+
+
+def collect(labels: Labels, opaque_operators: tuple[str, ...]) -> Dependencies:
+    """Gather the groups. The labels' atoms are tied further on the way.
+
+    Args:
+        labels: The labels of a whole graph.
+        opaque_operators: Passed on.
+    """
+    _make_rectangular(labels)
+    _keep_whole_axes(labels)
+    axes = {
+        axis: roots
+        for axis, vector in _vectors(labels)
+        if (roots := labels.atoms.find(vector)).any()
+    }
+    places: dict[int, list[Axis]] = {}
+    for axis, roots in axes.items():
+        for root in np.unique(roots[roots != FROZEN]).tolist():
+            places.setdefault(root, []).append(axis)
+    by_places: dict[tuple[Axis, ...], list[int]] = {}
+    for root in sorted(places):
+        by_places.setdefault(tuple(places[root]), []).append(root)
+    groups = [_group(labels, axes, where, tuple(classes)) for where, classes in by_places.items()]
+    return Dependencies(
+        groups=tuple(groups),
+        axes=axes,
+        kernels=frozenset(labels.kernels),
+        opaque_operators=opaque_operators,
+    )
+
+
+def _make_rectangular(labels: Labels) -> None:
+    """Tie until each activation's atoms change along one axis only: a tensor has no holes.
+
+    Of several axes the longest keeps its freedom, for it offers the finest choice.
+    """
+    changed = True
+    while changed:
+        changed = False
+        for name, array in labels.activations.items():
+            reduced = labels.reduced(array)
+            varying = sorted(varying_axes(reduced), key=reduced.shape.__getitem__)
+            labels.activations[name] = labels.tie_along(reduced, varying[:-1])
+            changed = changed or len(varying) > 1
+
+
+def _keep_whole_axes(labels: Labels) -> None:
+    """Freeze a class that is all there is of an axis: a tensor may shrink, not vanish."""
+    for _, vector in _vectors(labels):
+        roots = labels.atoms.find(vector)
+        if (roots == roots[0]).all():
+            labels.atoms.freeze(roots[:1])
+
+
+def _vectors(labels: Labels) -> Iterator[tuple[Axis, LabelArray]]:
+    """Yield every axis that atoms lie along; an activation has one at most."""
+    for name, array in labels.activations.items():
+        yield (name, max(varying_axes(array), default=0)), array.reshape(-1)
+    for name, vectors in labels.parameters.items():
+        for axis, vector in enumerate(vectors):
+            if vector.size:
+                yield (name, axis), vector
+
+
+def _group(
+    labels: Labels,
+    axes: Mapping[Axis, LabelArray],
+    where: tuple[Axis, ...],
+    classes: tuple[int, ...],
+) -> Group:
+    counts = [
+        int(np.isin(axes[axis], classes).sum()) for axis in where if axis[0] in labels.activations
+    ]
+    kernels = [name for name in labels.parameters if name in labels.kernels]
+    made_by = min((name for name, _ in where if name in labels.kernels), key=kernels.index)
+    return Group(name=made_by, classes=classes, width=min(counts) // len(classes), axes=where)

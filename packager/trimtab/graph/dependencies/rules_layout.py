@@ -1,0 +1,167 @@
+"""Rules of operators that move elements, cut and join tensors, or reduce axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+import onnx_ir as ir
+
+from trimtab.graph.access import constant
+from trimtab.graph.dependencies.atoms import FROZEN, LabelArray
+from trimtab.graph.dependencies.labels import Labels, dimensions, varying_axes
+from trimtab.graph.dependencies.rules import axes_of, data, input_at, rule
+
+
+@rule("Transpose")
+def transpose(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
+    """Permute the labels as the elements."""
+    source = labels.of(data(node))
+    order = node.attributes.get_ints("perm", None)
+    return [source.transpose(order if order is not None else range(source.ndim)[::-1])]
+
+
+@rule("Reshape", "Flatten")
+def reshape(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
+    """Carry the labels through, element by element.
+
+    The trailing axes that hold all changes of atom must become trailing axes of the output with
+    as many elements. Axes before them, with the batch among them, may be joined and split freely.
+    A target computed at run time is not understood; `load_model` leaves few of them.
+    """
+    if node.op_type == "Reshape" and constant(input_at(node, 1)) is None:
+        return None
+    source = labels.of(data(node))
+    old, new = dimensions(data(node)), dimensions(node.outputs[0])
+    varying = varying_axes(source)
+    if not varying:
+        return [source.reshape((1,) * len(new))]
+    for start in range(varying[0], -1, -1):
+        tail = _tail_of_size(new, _size(old[start:]))
+        if tail is not None:
+            full = np.broadcast_to(source[(0,) * start], tuple(size or 1 for size in old[start:]))
+            return [full.reshape((1,) * (len(new) - len(tail)) + tail)]
+    return None
+
+
+def _size(sizes: Sequence[int | None]) -> int | None:
+    known = [size for size in sizes if size is not None]
+    return prod(known) if len(known) == len(sizes) else None
+
+
+def _tail_of_size(sizes: tuple[int | None, ...], count: int | None) -> tuple[int, ...] | None:
+    """Return the shortest run of last axes, of known length, that holds `count` elements."""
+    for start in range(len(sizes) - 1, -1, -1):
+        tail = tuple(size for size in sizes[start:] if size is not None)
+        if len(tail) == len(sizes) - start and prod(tail) == count:
+            return tail
+    return None
+
+
+@rule("Squeeze")
+def squeeze(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
+    """Drop the axes; one that names none would also drop channels pruned to one."""
+    source = labels.of(data(node))
+    axes = axes_of(node, source.ndim)
+    if axes is None or any(source.shape[axis] != 1 for axis in axes):
+        return None
+    return [source.squeeze(tuple(axes))]
+
+
+@rule("Unsqueeze")
+def unsqueeze(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
+    """Insert the axes."""
+    axes = axes_of(node, len(dimensions(node.outputs[0])))
+    return None if axes is None else [np.expand_dims(labels.of(data(node)), tuple(axes))]
+
+
+@rule("Concat")
+def concat(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
+    """Join the labels as the elements."""
+    parts = [value for value in node.inputs if value is not None]
+    sources = [labels.of(part) for part in parts]
+    axis = node.attributes.get_int("axis", 0) % sources[0].ndim
+    shape = np.max([source.shape for source in sources], axis=0)
+    widened = []
+    for part, source in zip(parts, sources, strict=True):
+        shape[axis] = dimensions(part)[axis] or 0
+        if shape[axis] == 0:
+            return None
+        widened.append(np.broadcast_to(source, tuple(shape)))
+    return [np.concatenate(widened, axis)]
+
+
+@rule("Split")
+def split(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
+    """Cut the labels as the elements."""
+    source = labels.of(data(node))
+    axis = node.attributes.get_int("axis", 0) % source.ndim
+    if source.shape[axis] == 1:
+        return [source] * len(node.outputs)
+    sizes = [dimensions(output)[axis] for output in node.outputs]
+    if _size(sizes) is None:
+        return None
+    return np.split(source, np.cumsum([size or 0 for size in sizes])[:-1], axis)
+
+
+@rule("Slice")
+def slice_(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
+    """Pass the labels on when the cut axes carry none: a cut through channels is not understood."""
+    source = labels.of(data(node))
+    axes = constant(input_at(node, 3))
+    if axes is None or any(source.shape[int(axis)] != 1 for axis in axes):
+        return None
+    return [source]
+
+
+@rule("Pad")
+def pad(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
+    """Keep the padding: it stays where channels go."""
+    source = labels.of(data(node))
+    amounts = constant(input_at(node, 1))
+    if amounts is None or input_at(node, 3) is not None or (amounts < 0).any():
+        return None
+    before_and_after = amounts.reshape(2, source.ndim).T
+    widths = [
+        tuple(width) if size > 1 else (0, 0)
+        for width, size in zip(before_and_after.tolist(), source.shape, strict=True)
+    ]
+    if any(map(any, widths)) and node.attributes.get_string("mode", "constant") != "constant":
+        return None
+    return [np.pad(source, widths, constant_values=FROZEN)]
+
+
+@rule("GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool", "LpPool")
+def pool(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
+    """Pass axis 1 on and tie along the others.
+
+    The second output of MaxPool numbers elements across channels, so it is not understood.
+    """
+    if len(node.outputs) != 1:
+        return None
+    source = labels.of(data(node))
+    return [labels.tie_along(source, [axis for axis in varying_axes(source) if axis != 1])]
+
+
+@rule("Resize")
+def resize(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
+    """Pass the labels on when the scales leave the axes that carry them; sizes are kept."""
+    source = labels.of(data(node))
+    scales = constant(input_at(node, 2))
+    if scales is None or scales.size != source.ndim:
+        return None
+    if any(scales[axis] != 1 for axis in varying_axes(source)):
+        return None
+    return [source]
+
+
+@rule("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2")
+def reduce(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
+    """Pass the labels on when the reduced axes carry none."""
+    source = labels.of(data(node))
+    axes = axes_of(node, source.ndim)
+    if axes is None or any(source.shape[axis] != 1 for axis in axes):
+        return None
+    keep = node.attributes.get_int("keepdims", 1)
+    return [source if keep else source.squeeze(tuple(axes))]
