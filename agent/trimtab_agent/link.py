@@ -1,0 +1,383 @@
+"""One MQTT 5 connection: subscriptions that outlive reconnects, handlers off the network thread.
+
+What paho-mqtt leaves to its callers, and what is done about it here:
+
+* It does not set TCP_NODELAY; Nagle's algorithm and delayed acknowledgements then make transfers
+  ten times slower. Set on every socket.
+* Its callbacks run on the network thread: one that blocks stalls the connection, and one that
+  raises ends the thread while `is_connected()` stays true. Handlers run on a worker thread behind
+  a bounded queue, and paho is told to log what its own callbacks raise.
+* It ignores the broker's MaximumPacketSize and then reconnects and resends for ever. `publish`
+  refuses what is too large.
+* It queues without limit while offline. `publish` refuses while there is no connection.
+* Subscriptions are gone after a reconnect. They are made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import re
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from trimtab_agent.errors import BrokerError, CallerError, TransferTimeoutError
+from trimtab_agent.window import WINDOW, Handler
+
+_log = logging.getLogger(__name__)
+_QUEUE_LENGTH = 256
+"""Messages that wait for their handler. When it is full the network thread waits, TCP pushes
+back, and the broker's own queue takes over."""
+_HEADROOM_BYTES = 1024
+"""Of a packet: fixed header, topic and properties beside the payload."""
+_MAX_OUTGOING = 1000
+"""Publishes without an acknowledgement; beyond, paho refuses."""
+_RECONNECT_MAX_S = 60
+
+
+@dataclass(frozen=True)
+class BrokerUrl:
+    """Where a broker listens; `str()` gives the URL back."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"mqtt://{host}:{self.port}"
+
+
+def parse_broker_url(url: str) -> BrokerUrl:
+    """Reads a broker's address, such as `mqtt://127.0.0.1:1883` or `mqtt://[::1]`.
+
+    Raises:
+        CallerError: It has another form.
+    """
+    match = re.fullmatch(r"mqtt://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?/?", url)
+    port = int(match[2] or 1883) if match else 0
+    if match is None or not 0 < port < 65536:
+        raise CallerError(f"broker {url!r} is not of the form mqtt://HOST or mqtt://HOST:PORT")
+    return BrokerUrl(match[1].strip("[]"), port)
+
+
+class Link:
+    """A connection to a broker. Use it as a context manager; every method is thread-safe.
+
+    Args:
+        broker: Where it listens.
+        client_id: Unique at the broker: a second client with the same id ends the first one's
+            connection.
+        will: Topic and payload that the broker publishes, retained, when this side vanishes.
+    """
+
+    def __init__(
+        self, broker: BrokerUrl, client_id: str, *, will: tuple[str, bytes] | None = None
+    ) -> None:
+        self._broker = broker
+        self._client = self._new_client(client_id, will)
+        self._lock = threading.Lock()
+        self._subscriptions: dict[str, Handler] = {}
+        self._on_connected: list[Callable[[], None]] = []
+        self._answered = threading.Event()
+        self._refusal: str | None = None
+        self._max_packet_bytes: int | None = None
+        self._refused_publishes: dict[int, str] = {}
+        self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue(_QUEUE_LENGTH)
+        self._closing = threading.Event()
+        self._worker = threading.Thread(
+            target=self._work, name=f"trimtab-link-{client_id}", daemon=True
+        )
+        self._worker.start()
+
+    def _new_client(self, client_id: str, will: tuple[str, bytes] | None) -> mqtt.Client:
+        """Makes paho's client; nothing is connected yet."""
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5)
+        client.suppress_exceptions = True
+        client.enable_logger(logging.getLogger("trimtab_agent.link.paho"))
+        client.max_queued_messages_set(_MAX_OUTGOING)
+        client.reconnect_delay_set(1, _RECONNECT_MAX_S)
+        client.on_socket_open = _set_nodelay
+        client.on_connect = self._connected
+        client.on_disconnect = self._disconnected
+        client.on_message = self._received
+        client.on_subscribe = self._subscribed
+        client.on_publish = self._published
+        if will:
+            client.will_set(will[0], will[1], qos=1, retain=True)
+        return client
+
+    def __enter__(self) -> Link:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def connect(self, timeout_s: float) -> None:
+        """Connects; from then on the connection mends itself until `close`.
+
+        May be called again after it failed.
+
+        Args:
+            timeout_s: Longest wait for the TCP connection, and again for the broker's answer.
+
+        Raises:
+            BrokerError: Nothing listens there, or the broker refuses, or does not answer.
+        """
+        self._answered.clear()
+        self._client.connect_timeout = timeout_s
+        try:
+            self._client.connect(self._broker.host, self._broker.port, clean_start=True)
+        except OSError as error:
+            raise BrokerError(f"cannot reach the broker at {self._broker}: {error}") from error
+        self._client.loop_start()
+        if not self._answered.wait(timeout_s):
+            self._stop_network()
+            raise BrokerError(
+                f"{self._broker} accepts connections but did not answer within {timeout_s:g} s: "
+                f"does it speak MQTT 5?"
+            )
+        if self._refusal:
+            self._stop_network()
+            raise BrokerError(f"the broker at {self._broker} refuses: {self._refusal}")
+
+    def close(self) -> None:
+        """Disconnects and waits for the handler that runs. A closed link cannot be used again."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        with contextlib.suppress(queue.Full):  # a full queue wakes the worker as well
+            self._calls.put_nowait(None)
+        self._stop_network()
+        if threading.current_thread() is not self._worker:
+            self._worker.join()
+
+    def _stop_network(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection right now."""
+        return self._client.is_connected()
+
+    @property
+    def max_payload_bytes(self) -> int | None:
+        """Largest payload the broker takes, or None when it named no limit."""
+        limit = self._max_packet_bytes
+        return None if limit is None else max(limit - _HEADROOM_BYTES, 0)
+
+    def when_connected(self, call: Callable[[], None]) -> None:
+        """Has `call` run on the worker thread after every connection that is made from now on."""
+        with self._lock:
+            self._on_connected.append(call)
+
+    def subscribe(self, topic: str, handler: Handler) -> None:
+        """Subscribes to one topic or filter; see `subscribe_many`."""
+        self.subscribe_many([topic], handler)
+
+    def subscribe_many(self, topics: Sequence[str], handler: Handler) -> None:
+        """Subscribes to several topics or filters, with QoS 1, now and after each reconnect.
+
+        Args:
+            topics: A second subscription to the same one replaces its handler.
+            handler: Runs on this link's worker thread, one message at a time. What it raises is
+                logged and goes no further.
+        """
+        with self._lock:
+            self._subscriptions.update(dict.fromkeys(topics, handler))
+        if self.connected:
+            self._send_subscriptions(list(topics))
+
+    def unsubscribe(self, *topics: str) -> None:
+        """Ends the subscriptions to `topics`; messages on their way are dropped."""
+        with self._lock:
+            for topic in topics:
+                self._subscriptions.pop(topic, None)
+        if self.connected:
+            self._client.unsubscribe(list(topics))
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        qos: int = 1,
+        wait_s: float | None = None,
+        properties: dict[str, str] | None = None,
+    ) -> None:
+        """Publishes one message.
+
+        Args:
+            topic: Where to.
+            payload: The message; empty and retained clears what was retained before.
+            retain: Whether the broker keeps it for later subscribers.
+            qos: 0 or 1.
+            wait_s: Longest wait for the broker's acknowledgement; None means: do not wait.
+                Not from a handler, which would hold up the thread that it waits for.
+            properties: MQTT 5 user properties.
+
+        Raises:
+            CallerError: It is larger than the broker takes, or waits within a handler.
+            BrokerError: There is no connection, too much is waiting, or the broker refused it.
+            TransferTimeoutError: No acknowledgement within `wait_s`.
+        """
+        limit = self.max_payload_bytes
+        if limit is not None and len(payload) > limit:
+            raise CallerError(f"{topic}: {len(payload)} bytes; the broker takes at most {limit}")
+        if wait_s is not None and threading.current_thread() is self._worker:
+            raise CallerError(f"{topic}: a handler cannot wait for a publish")
+        if not self.connected:
+            raise BrokerError(f"{topic}: not sent, there is no connection to {self._broker}")
+        info = self._client.publish(
+            topic, payload, qos=qos, retain=retain, properties=_user_properties(properties)
+        )
+        if info.rc != mqtt.MQTT_ERR_SUCCESS:
+            raise BrokerError(f"{topic}: not sent: {mqtt.error_string(info.rc)}")
+        if wait_s is not None:
+            self._await_acknowledgement(topic, info, wait_s)
+
+    def _await_acknowledgement(self, topic: str, info: mqtt.MQTTMessageInfo, wait_s: float) -> None:
+        info.wait_for_publish(wait_s)
+        if not info.is_published():
+            raise TransferTimeoutError(f"{topic}: no acknowledgement within {wait_s:g} s")
+        refusal = self._refused_publishes.pop(info.mid, None)
+        if refusal:
+            raise BrokerError(f"{topic}: refused by the broker: {refusal}")
+
+    def _send_subscriptions(self, topics: list[str]) -> None:
+        """Sends SUBSCRIBE packets with at most `WINDOW` topics each."""
+        for start in range(0, len(topics), WINDOW):
+            self._client.subscribe([(topic, 1) for topic in topics[start : start + WINDOW]])
+
+    # What follows runs on paho's network thread and must neither block for long nor raise.
+
+    def _connected(
+        self,
+        _client: mqtt.Client,
+        _data: object,
+        _flags: mqtt.ConnectFlags,
+        reason: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        self._refusal = str(reason) if reason.is_failure else None
+        self._answered.set()
+        if reason.is_failure:
+            _log.warning("%s refuses: %s", self._broker, reason)
+            return
+        self._max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
+        with self._lock:
+            topics, calls = list(self._subscriptions), list(self._on_connected)
+        self._send_subscriptions(topics)
+        for call in calls:
+            self._enqueue(call)
+
+    def _disconnected(
+        self,
+        _client: mqtt.Client,
+        _data: object,
+        _flags: mqtt.DisconnectFlags,
+        reason: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        if not self._closing.is_set():
+            _log.warning("connection to %s lost: %s", self._broker, reason)
+
+    def _subscribed(
+        self,
+        _client: mqtt.Client,
+        _data: object,
+        _mid: int,
+        reasons: list[ReasonCode],
+        _properties: Properties | None,
+    ) -> None:
+        for reason in reasons:
+            if reason.is_failure:
+                _log.error("%s refuses a subscription: %s", self._broker, reason)
+
+    def _published(
+        self,
+        _client: mqtt.Client,
+        _data: object,
+        mid: int,
+        reason: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        if reason.is_failure:
+            _log.error("%s refuses a message: %s", self._broker, reason)
+            self._refused_publishes[mid] = str(reason)
+        else:
+            self._refused_publishes.pop(mid, None)  # of an earlier message: ids have 16 bits
+
+    def _received(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
+        topic, payload = message.topic, bytes(message.payload)
+        pairs: Any = getattr(message.properties, "UserProperty", [])
+        properties = dict(pairs)
+        self._enqueue(lambda: self._handle(topic, payload, properties))
+
+    def _enqueue(self, call: Callable[[], None]) -> None:
+        """Hands `call` to the worker; waits while the queue is full, which pushes back on TCP."""
+        while not self._closing.is_set():
+            try:
+                self._calls.put(call, timeout=0.5)
+            except queue.Full:
+                continue
+            return
+
+    # What follows runs on the worker thread.
+
+    def _work(self) -> None:
+        while not self._closing.is_set():
+            call = self._calls.get()
+            if call is None:
+                return
+            try:
+                call()
+            except Exception:  # noqa: BLE001 - any fault of a handler must not end the delivery to the others
+                _log.exception("a handler failed")
+
+    def _handle(self, topic: str, payload: bytes, properties: dict[str, str]) -> None:
+        """Calls the handlers whose topic or filter matches."""
+        with self._lock:
+            exact = self._subscriptions.get(topic)
+            handlers = (
+                [exact]
+                if exact
+                else [
+                    handler
+                    for pattern, handler in self._subscriptions.items()
+                    if mqtt.topic_matches_sub(pattern, topic)
+                ]
+            )
+        for handler in handlers:
+            handler(topic, payload, properties)
+
+
+def _set_nodelay(_client: mqtt.Client, _data: object, connection: Any) -> None:
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _user_properties(pairs: dict[str, str] | None) -> Properties | None:
+    """Returns paho's form of MQTT 5 user properties."""
+    if not pairs:
+        return None
+    # paho checks property names at run time in __setattr__ and declares none of them.
+    properties: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    properties.UserProperty = list(pairs.items())
+    return properties  # type: ignore[no-any-return]

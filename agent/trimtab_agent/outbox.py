@@ -1,0 +1,69 @@
+"""Sending reports until the host says that it has stored them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from trimtab_agent.errors import BrokerError
+from trimtab_agent.state import Memory
+
+FIRST_DELAY_S = 5.0
+LONGEST_DELAY_S = 300.0
+"""Delays double from the first to the longest: a host that is away for a day is not flooded."""
+
+
+def delay_s(attempts: int) -> float:
+    """Returns the time to wait for an acknowledgement after the `attempts`-th sending, from 1."""
+    return float(min(FIRST_DELAY_S * 2 ** min(attempts - 1, 16), LONGEST_DELAY_S))
+
+
+class Outbox:
+    """The reports that are not acknowledged yet.
+
+    Args:
+        memory: Where they are kept.
+        send: Publishes one report; raises `BrokerError` when there is no connection.
+        clock: Seconds from any start, never backwards.
+    """
+
+    def __init__(
+        self, memory: Memory, send: Callable[[bytes], None], clock: Callable[[], float]
+    ) -> None:
+        self._memory = memory
+        self._send = send
+        self._clock = clock
+        self._attempts: dict[str, int] = {}
+        self._due: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._memory.outbox)
+
+    def send_due(self) -> float | None:
+        """Sends every report whose time has come.
+
+        Returns:
+            Seconds until the next one is due, or None when there is none.
+        """
+        now = self._clock()
+        reports = self._memory.outbox
+        for id_, report in reports:
+            if self._due.get(id_, now) <= now:
+                self._attempts[id_] = self._attempts.get(id_, 0) + 1
+                self._due[id_] = now + delay_s(self._attempts[id_])
+                try:
+                    self._send(report)
+                except BrokerError:
+                    return FIRST_DELAY_S  # a new connection calls `reconnected` before that
+        return min((self._due.get(id_, now) - now for id_, _ in reports), default=None)
+
+    def reconnected(self) -> None:
+        """Makes every report due at once, with the delays from the start."""
+        self._attempts.clear()
+        self._due.clear()
+
+    def acknowledge(self, ids: tuple[str, ...]) -> None:
+        """Drops the reports that the host has stored."""
+        self._memory.acknowledge(ids)
+        for id_ in ids:
+            self._attempts.pop(id_, None)
+            self._due.pop(id_, None)
