@@ -1,0 +1,88 @@
+"""Candidates: what could be made of a model, from the gentlest to the harshest."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from trimtab.errors import RecipeError
+from trimtab_agent.contract.manifest import RuntimeName
+from trimtab_agent.contract.profile import Profile
+
+Precision = Literal["float32", "int8"]
+
+MACS_SHARES = (1.0, 0.7, 0.5, 0.35, 0.25)
+"""What pruning leaves of the multiply-accumulates, 1 for no pruning. Each is about 0.7 of the one
+before: where latency follows the multiply-accumulates, steps of equal weight."""
+
+
+class Candidate(msgspec.Struct, kw_only=True, frozen=True):
+    """One way to compress a model, for one runtime.
+
+    Attributes:
+        id: Unique in a search, and part of the package's version.
+        recipe: The steps, in order, as `trimtab.compress.recipe` reads them; empty for the
+            original in this runtime's format.
+        target: The runtime it is exported for.
+        precision: What the runtime calculates in.
+        macs_share: The multiply-accumulates that should be left, as a share of the original's.
+            What is really left is known once it is built: channels are kept in multiples.
+    """
+
+    id: str
+    recipe: tuple[dict[str, Any], ...]
+    target: RuntimeName
+    precision: Precision
+    macs_share: Annotated[float, msgspec.Meta(gt=0, le=1)]
+
+
+def ladder(
+    profile: Profile, targets: Collection[RuntimeName] | None = None
+) -> tuple[Candidate, ...]:
+    """Returns the candidates for a kind of device, in the order in which to prefer them.
+
+    Per runtime: the original, pruned to each of `MACS_SHARES`, and each of those in int8. Int8 is
+    tried only where the profile says that the runtime runs it fast.
+
+    Args:
+        profile: Its runtimes are the permitted ones, best first.
+        targets: Restricts them further; None for all.
+
+    Raises:
+        RecipeError: None of `targets` is in the profile.
+    """
+    runtimes = [
+        runtime for runtime in profile.runtimes if targets is None or runtime.name in targets
+    ]
+    if not runtimes:
+        raise RecipeError(
+            f"profile {profile.id} has none of the runtimes {', '.join(sorted(targets or ()))}; "
+            f"it has {', '.join(runtime.name for runtime in profile.runtimes)}"
+        )
+    return tuple(
+        _candidate(runtime.name, precision, share)
+        for runtime in runtimes
+        for precision in _PRECISIONS
+        if precision in runtime.dtypes or precision == "float32"
+        for share in MACS_SHARES
+    )
+
+
+_PRECISIONS: tuple[Precision, ...] = ("float32", "int8")
+
+
+def _candidate(target: RuntimeName, precision: Precision, share: float) -> Candidate:
+    """Returns the candidate for one runtime, precision and degree of pruning."""
+    recipe: list[dict[str, Any]] = []
+    name = f"{target}-{precision}"
+    if share < 1:
+        # Pruned first and quantized last: ranges are measured on the model that will run.
+        recipe.append({"technique": "prune_channels", "macs": share})
+        name += f"-prune{share * 100:.0f}"
+    if precision == "int8":
+        recipe.append({"technique": "quantize_int8"})
+    return Candidate(
+        id=name, recipe=tuple(recipe), target=target, precision=precision, macs_share=share
+    )
