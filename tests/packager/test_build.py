@@ -16,12 +16,13 @@ from support.packages import MODEL, describe, golden, make_package, model_bytes
 from trimtab.errors import DataError
 from trimtab.package.archive import write_archive
 from trimtab.package.build import build_package
-from trimtab.package.encoding import decode_chunk, encode_chunk
-from trimtab.package.files import replacing
+from trimtab.package.encoding import encode_chunk
+from trimtab.package.files import replacing, write_atomically
 from trimtab.package.golden import GoldenSamples, encode_golden
 from trimtab.package.read import open_package
 from trimtab_agent.contract import chunks
 from trimtab_agent.contract.manifest import Golden, RuntimeSpec
+from trimtab_agent.decode import decode_chunk
 from trimtab_agent.errors import CallerError, FormatError, StorageError
 
 GOLDEN_FILE = Path(__file__).parent / "data" / "tiny-1.trimtab"
@@ -210,9 +211,6 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_is_a_storage_error():
-    with (
-        pytest.raises(StorageError, match="cannot write /proc/new"),
-        replacing(Path("/proc/new")) as stream,
-    ):
-        stream.write(b"x")
+def test_a_directory_that_refuses_a_file_is_a_storage_error():
+    with pytest.raises(StorageError, match="writing /proc/new failed: No such file"):
+        write_atomically(Path("/proc/new"), b"x")

@@ -13,10 +13,8 @@ import zstandard
 from support.packages import MODEL, make_package, model_bytes
 from trimtab.package import read
 from trimtab.package.archive import write_archive
-from trimtab.package.encoding import decode_chunk
 from trimtab.package.read import open_package
 from trimtab_agent.contract import chunks
-from trimtab_agent.contract.manifest import Chunk
 from trimtab_agent.errors import CallerError, FormatError, IntegrityError, PackageError
 
 
@@ -193,7 +191,7 @@ CORRUPTIONS = {
     "codec": (
         set_field("files", 1, "chunks", 3, "codec", value="zstd"),
         FormatError,
-        "is no zstd frame",
+        "is not a readable zstd frame",
     ),
     "endless work": (name_a_chunk_many_times, FormatError, "files of .* bytes, more than"),
 }
@@ -213,15 +211,22 @@ def test_a_huge_manifest_is_refused_unread(package, monkeypatch):
         open_package(package)
 
 
-def test_a_zstd_bomb_stops_at_the_promised_size():
-    wire = zstandard.compress(bytes(64 * 1024 * 1024))
-    chunk = Chunk(
-        sha256=chunks.sha256_hex(wire), wire_bytes=len(wire), size_bytes=1000, codec="zstd"
-    )
-    with pytest.raises(IntegrityError, match="decodes to 1001 bytes, not 1000"):
-        decode_chunk(chunk, wire)
-    with pytest.raises(FormatError, match="decodes to 67108864 bytes; at most 4194304"):
-        decode_chunk(msgspec.structs.replace(chunk, size_bytes=64 * 1024 * 1024), wire)
+def test_a_zstd_bomb_stops_at_the_promised_size(package):
+    """The chunk is a true frame of 64 MiB; the manifest promises 1,000 bytes of it."""
+    bomb = zstandard.compress(bytes(64 * 1024 * 1024))
+    entries = entries_of(package)
+    manifest = msgspec.json.decode(entries.pop("manifest.json"))
+    file = manifest["files"][1]
+    sha256 = chunks.sha256_hex(bomb)
+    file["chunks"] = [
+        {"sha256": sha256, "wire_bytes": len(bomb), "size_bytes": 1000, "codec": "zstd"}
+    ]
+    file["size_bytes"] = 1000
+    golden = manifest["files"][0]["chunks"][0]["sha256"]
+    kept = {f"chunks/{sha256}": bomb, f"chunks/{golden}": entries[f"chunks/{golden}"]}
+    rewrite(package, {**kept, "manifest.json": msgspec.json.encode(manifest)})
+    with pytest.raises(IntegrityError, match="does not decode to its 1000 bytes"):
+        open_package(package)
 
 
 def test_a_package_that_changes_after_it_was_opened_is_noticed(package, tmp_path):

@@ -1,4 +1,4 @@
-"""Pieces of files to chunks as they travel, and back."""
+"""Pieces of files to chunks as they travel; `trimtab_agent.decode` is the way back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import zstandard
 
 from trimtab_agent.contract import chunks
 from trimtab_agent.contract.manifest import Chunk
-from trimtab_agent.errors import FormatError, IntegrityError
 
 ZSTD_LEVEL = 19
 """The smallest output that decodes in the default window. A package is encoded once and decoded
@@ -31,42 +30,3 @@ def encode_chunk(piece: bytes) -> tuple[Chunk, bytes]:
         codec="raw" if wire is piece else "zstd",
     )
     return chunk, wire
-
-
-def decode_chunk(chunk: Chunk, wire: bytes) -> bytes:
-    """Checks a chunk's bytes on the wire and decodes them.
-
-    Args:
-        chunk: Its entry in the manifest.
-        wire: What was read or received.
-
-    Returns:
-        The piece of the file, `chunk.size_bytes` long.
-
-    Raises:
-        IntegrityError: Its length or hash differs, on the wire or decoded.
-        FormatError: It is no zstd frame, or would decode to more than any chunk may.
-    """
-    chunks.verify_chunk(chunk, wire)
-    if chunk.size_bytes > chunks.MAX_DECODED_BYTES:
-        raise FormatError(
-            f"chunk {chunk.sha256[:12]} decodes to {chunk.size_bytes} bytes; "
-            f"at most {chunks.MAX_DECODED_BYTES} are allowed"
-        )
-    piece = wire if chunk.codec == "raw" else _unpack(chunk, wire)
-    if len(piece) != chunk.size_bytes:
-        raise IntegrityError(
-            f"chunk {chunk.sha256[:12]} decodes to {len(piece)} bytes, not {chunk.size_bytes}"
-        )
-    return piece
-
-
-def _unpack(chunk: Chunk, wire: bytes) -> bytes:
-    """Decodes a zstd frame, never past one byte more than `chunk` promises."""
-    try:
-        with zstandard.ZstdDecompressor().stream_reader(wire) as reader:
-            # One more than promised, so that a longer frame shows. `max_output_size` of the
-            # one-shot call is no bound: it is ignored when the frame's header holds a size.
-            return reader.read(chunk.size_bytes + 1)
-    except zstandard.ZstdError as error:
-        raise FormatError(f"chunk {chunk.sha256[:12]} is no zstd frame: {error}") from error

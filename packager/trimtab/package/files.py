@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from trimtab_agent.errors import StorageError
+from trimtab_agent.durable import storage_errors, sync_directory
 
 
 @contextmanager
@@ -31,17 +31,19 @@ def replacing(path: Path, *, mode: int = 0o644) -> Iterator[IO[bytes]]:
     """
     temporary: Path | None = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as stream:
+        with (
+            storage_errors(f"writing {path}"),
+            # mkstemp's own mode is 0600, so a private key is never readable by others meanwhile
+            tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as stream,
+        ):
             temporary = Path(stream.name)
-            temporary.chmod(mode)
             yield stream
             stream.flush()
+            temporary.chmod(mode)
             os.fsync(stream.fileno())
-        temporary.replace(path)
-        temporary = None
-        _sync_directory(path.parent)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+            temporary.replace(path)
+            temporary = None
+            sync_directory(path.parent)
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -55,12 +57,3 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """
     with replacing(path, mode=mode) as stream:
         stream.write(data)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Forces a rename to the disk: until then a power cut may undo it."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trimtab.package.build import CHUNK_FOLDER, MANIFEST_ENTRY
-from trimtab.package.encoding import decode_chunk
 from trimtab_agent.contract import chunks
 from trimtab_agent.contract.manifest import Chunk, Manifest, PackageFile, parse_manifest
+from trimtab_agent.decode import decode_chunk
 from trimtab_agent.errors import CallerError, FormatError, IntegrityError, PackageError
 
-MAX_MANIFEST_BYTES = 16 * 1024 * 1024
-"""About 80,000 chunks, which is 7 GiB of them at the default chunk size."""
+MAX_MANIFEST_BYTES = 12 * 1024 * 1024
+"""About 60,000 chunks, which is 5 GiB of them at the default chunk size. A device reads no longer
+document."""
 
 MAX_FILES_BYTES = 4 * 1024**3
 """All files of a package, decoded: the bound on the work that one small, hostile file can ask for
