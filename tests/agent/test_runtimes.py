@@ -10,8 +10,8 @@ import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from support.models import WIDTH, write_model, write_onnx, write_tflite
 
+from support.models import WIDTH, write_model, write_onnx, write_tflite
 from trimtab_agent import runtimes
 from trimtab_agent.contract.manifest import TensorSpec
 from trimtab_agent.errors import CallerError, FormatError, RuntimeUnavailableError

@@ -1,0 +1,118 @@
+"""Measures a model, and checks its golden samples: the passes in order, each in its own process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from trimtab_agent.bench import environment
+from trimtab_agent.bench.plan import QUICK, Plan
+from trimtab_agent.bench.process import run_child
+from trimtab_agent.bench.protocol import Mode, Reply, Request
+from trimtab_agent.contract.manifest import Golden, RuntimeSpec
+from trimtab_agent.contract.measurement import Energy, Measurement
+from trimtab_agent.contract.messages import GoldenCheck
+from trimtab_agent.errors import MeasurementError
+from trimtab_agent.power import detect
+
+_ROOT = Path("/")
+
+
+def measure(
+    runtime: RuntimeSpec,
+    model_path: Path,
+    golden_path: Path,
+    *,
+    plan: Plan = QUICK,
+    power_root: Path = _ROOT,
+) -> Measurement:
+    """Measures latency, memory and energy of a model on this machine, one after the other.
+
+    Args:
+        runtime: How to run it. `runtime.model` is not read.
+        model_path: The model file.
+        golden_path: The golden samples; they are what the model is run on.
+        plan: Lengths of the passes.
+        power_root: The folder that the power sensors' `sys` is in: `/` but for tests.
+
+    Raises:
+        MeasurementError: A pass crashed, was killed or ran out of time.
+        FormatError: The model or the samples cannot be loaded, or do not fit each other.
+        RuntimeUnavailableError: The runtime or its provider is not on this machine.
+        CallerError: The runtime refuses an option.
+    """
+
+    def run_pass(mode: Mode) -> Reply:
+        return run_child(
+            Request(
+                mode=mode,
+                runtime=runtime,
+                model_path=str(model_path.resolve()),
+                golden_path=str(golden_path.resolve()),
+                plan=plan,
+                power_root=str(power_root.resolve()),
+            )
+        )
+
+    before = environment.observe()
+    timed = run_pass("latency")
+    after = environment.observe()
+    weighed = run_pass("memory")
+    if timed.latency is None or weighed.memory is None:
+        raise MeasurementError(f"a pass of {model_path} gave no figures: the versions are mixed")
+    return Measurement(
+        runtime=runtime.name,
+        runtime_version=timed.runtime_version,
+        provider=timed.provider,
+        latency=timed.latency,
+        memory=weighed.memory,
+        energy=_energy(power_root, run_pass),
+        environment=environment.compare(before, after),
+    )
+
+
+def check_golden(
+    runtime: RuntimeSpec,
+    model_path: Path,
+    golden_path: Path,
+    golden: Golden,
+    *,
+    plan: Plan = QUICK,
+) -> GoldenCheck:
+    """Runs a package's golden samples on this machine.
+
+    Args:
+        runtime: How to run the model. `runtime.model` is not read.
+        model_path: The model file.
+        golden_path: The golden samples. `golden.path` is not read but for messages.
+        golden: How many samples there are, and how far an output may be off.
+        plan: For `timeout_s` alone.
+
+    Raises:
+        GoldenError: An output is further off than `golden.max_abs_error`, or not finite.
+        MeasurementError: The process crashed, was killed or ran out of time.
+        FormatError: The model or the samples cannot be loaded, or do not fit each other.
+        RuntimeUnavailableError: The runtime or its provider is not on this machine.
+        CallerError: The runtime refuses an option.
+    """
+    reply = run_child(
+        Request(
+            mode="golden",
+            runtime=runtime,
+            model_path=str(model_path.resolve()),
+            golden_path=str(golden_path.resolve()),
+            plan=plan,
+            golden=golden,
+        )
+    )
+    if reply.golden is None:
+        raise MeasurementError(f"the check of {model_path} gave no answer: the versions are mixed")
+    return reply.golden
+
+
+def _energy(power_root: Path, run_pass: Callable[[Mode], Reply]) -> Energy:
+    """Does the energy pass if there is a sensor: without one, no process is started for it."""
+    found = detect(power_root)
+    if found.source is None:
+        return Energy(level="none", reason=found.reason)
+    return run_pass("energy").energy or Energy(level="none", reason="the pass gave no figures")
