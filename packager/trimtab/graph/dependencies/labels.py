@@ -95,8 +95,9 @@ class Labels:
             np.broadcast_to(vectors.get(axis, np.array(FROZEN)), (size,))
             for axis, size in enumerate(_static(value))
         ]
-        for vector, known in zip(used, self.parameters.setdefault(name_of(value), used)):
-            self.atoms.tie(vector, known)
+        known = self.parameters.setdefault(name_of(value), used)
+        for vector, before in zip(used, known, strict=True):
+            self.atoms.tie(vector, before)
 
     def freeze(self, value: ir.Value) -> None:
         """Keep all of a tensor."""

@@ -51,7 +51,7 @@ def remove_channels(
     return pruned
 
 
-def _set_group_count(node: ir.Node, graph: ir.Graph, keeps: Keeps) -> None:
+def _set_group_count(node: ir.Node, _graph: ir.Graph, keeps: Keeps) -> None:
     """Count the groups of a depthwise convolution again; other group counts never change."""
     source, weight = node.inputs[0], node.inputs[1]
     assert source is not None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from trimtab.graph.access import constant
+from trimtab.graph.access import attribute, constant
 from trimtab.graph.dependencies.atoms import LabelArray
 from trimtab.graph.dependencies.labels import Labels, along, dimensions, is_parameter, name_of
 from trimtab.graph.dependencies.rules import data, input_at, rule
@@ -72,7 +72,7 @@ def matmul(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
 def gemm(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
     """As MatMul; the weight is (out, in) with transB. The addend is broadcast to the output."""
     layer = _layer(node)
-    if layer is None or node.attributes.get_int("transA", 0):
+    if layer is None or attribute(node, "transA", 0):
         return None
     weight, bias = layer
     result = _dense(node, weight, node.attributes.get_int("transB", 0), labels)

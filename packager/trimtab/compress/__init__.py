@@ -1,0 +1,1 @@
+"""Compression: one technique a module, composed by recipes."""
