@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from trimtab_agent.errors import BrokerError
@@ -27,7 +28,10 @@ class Outbox:
     """
 
     def __init__(
-        self, memory: Memory, send: Callable[[bytes], None], clock: Callable[[], float]
+        self,
+        memory: Memory,
+        send: Callable[[bytes], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._memory = memory
         self._send = send

@@ -1,0 +1,253 @@
+"""The agent's life: connect, wait for something to happen, act on it.
+
+Handlers of the connection only put events into a queue. Everything that takes time or touches the
+disk happens here, on the caller's thread, one thing after the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from trimtab_agent.contract import codec, topics
+from trimtab_agent.contract.messages import Acknowledgement, Inventory, Progress, Report, Status
+from trimtab_agent.errors import BrokerError, NetworkError, PackageError
+from trimtab_agent.outbox import Outbox
+from trimtab_agent.updater import Updater
+from trimtab_agent.window import Handler
+
+_log = logging.getLogger(__name__)
+CONNECT_TIMEOUT_S = 10.0
+FIRST_RETRY_S = 1.0
+LONGEST_RETRY_S = 60.0
+FAREWELL_S = 30.0
+"""Longest wait, with `once`, for the host to acknowledge the report."""
+
+
+class Connection(Protocol):
+    """What the agent needs of `trimtab_agent.link.Link`."""
+
+    def connect(self, timeout_s: float) -> None:
+        """Connects or raises `BrokerError`."""
+
+    def when_connected(self, call: Callable[[], None]) -> None:
+        """Has `call` run after every connection."""
+
+    def subscribe(self, topic: str, handler: Handler) -> None:
+        """Subscribes, now and after each reconnect."""
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        qos: int = 1,
+        wait_s: float | None = None,
+    ) -> None:
+        """Publishes or raises `BrokerError`."""
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """A signed assignment came."""
+
+    signed: bytes
+
+
+@dataclass(frozen=True)
+class Acknowledged:
+    """The host has stored reports."""
+
+    message: bytes
+
+
+@dataclass(frozen=True)
+class Connected:
+    """A connection was made."""
+
+
+Event = Assigned | Acknowledged | Connected
+
+
+def status_message(device: str, active: str | None, inventory: Inventory | None) -> bytes:
+    """Returns the status of a device that is there; without an inventory, of one that is not."""
+    return codec.encode(
+        Status(device=device, online=inventory is not None, active=active, inventory=inventory)
+    )
+
+
+class Agent:
+    """One device's agent.
+
+    Args:
+        device: The device's id.
+        link: The connection, not connected yet.
+        updater: Does the updates.
+        outbox: Sends the reports.
+        inventory: What the device is.
+        active: Tells the TUF target name of the active package, or None.
+        show: Told of every report and every refusal.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: str,
+        link: Connection,
+        updater: Updater,
+        outbox: Outbox,
+        inventory: Inventory,
+        active: Callable[[], str | None],
+        show: Callable[[Report | PackageError], None],
+    ) -> None:
+        self._device = device
+        self._link = link
+        self._updater = updater
+        self._outbox = outbox
+        self._inventory = inventory
+        self._active = active
+        self._show = show
+        self._events: queue.Queue[Event] = queue.Queue()
+        self._status = b""
+
+    def run(self, *, once: bool) -> Report | None:
+        """Runs until it is interrupted, or with `once` until one update has ended.
+
+        Args:
+            once: End after the first update. A broker that is not there, or an assignment that
+                cannot be trusted, is then an error; otherwise the agent goes on trying.
+
+        Returns:
+            The update's report, with `once`.
+
+        Raises:
+            BrokerError: With `once`: the broker cannot be reached.
+            PackageError: With `once`: the assignment is refused.
+            StorageError: The disk is full or refuses.
+        """
+        self._updater.clean_up()
+        self._remember_status()
+        self._subscribe()
+        self._connect(once=once)
+        while True:
+            report = self._update()
+            if report and once:
+                self._say_farewell()
+                return report
+            self._act(self._wait(), once=once)
+
+    def stop(self) -> None:
+        """Says that this device goes, so that the broker need not find out."""
+        with contextlib.suppress(NetworkError):
+            message = status_message(self._device, None, None)
+            self._link.publish(topics.status(self._device), message, retain=True, wait_s=2.0)
+
+    def _subscribe(self) -> None:
+        """Turns what comes from the broker into events; runs on the link's worker thread."""
+        self._link.subscribe(
+            topics.assignment(self._device), lambda _, body, __: self._events.put(Assigned(body))
+        )
+        self._link.subscribe(
+            topics.acknowledgement(self._device),
+            lambda _, body, __: self._events.put(Acknowledged(body)),
+        )
+        self._link.when_connected(self._announce)
+
+    def _announce(self) -> None:
+        """Runs on the link's worker thread: even during an update the host sees the device."""
+        self._events.put(Connected())
+        self._link.publish(topics.status(self._device), self._status, retain=True)
+
+    def _remember_status(self) -> None:
+        self._status = status_message(self._device, self._active(), self._inventory)
+
+    def _connect(self, *, once: bool) -> None:
+        """Connects; without `once` it tries until it succeeds."""
+        delay_s = FIRST_RETRY_S
+        while True:
+            try:
+                self._link.connect(CONNECT_TIMEOUT_S)
+            except BrokerError as error:  # noqa: PERF203 - it waits for seconds anyway
+                if once:
+                    raise
+                _log.warning("%s; trying again in %g s", error, delay_s)
+                time.sleep(delay_s)
+                delay_s = min(2 * delay_s, LONGEST_RETRY_S)
+            else:
+                return
+
+    def _update(self) -> Report | None:
+        """Does the update that is under way, if any."""
+        report = self._updater.run()
+        if report:
+            self._remember_status()
+            with contextlib.suppress(BrokerError):
+                self._link.publish(topics.status(self._device), self._status, retain=True)
+            self._show(report)
+        return report
+
+    def _wait(self, timeout_s: float | None = None) -> Event | None:
+        """Sends what is due, and waits for an event or for the next sending."""
+        due_s = self._outbox.send_due()
+        waits = [wait for wait in (due_s, timeout_s) if wait is not None]
+        try:
+            return self._events.get(timeout=max(min(waits), 0) if waits else None)
+        except queue.Empty:
+            return None
+
+    def _act(self, event: Event | None, *, once: bool) -> None:
+        """Acts on one event."""
+        if isinstance(event, Connected):
+            self._outbox.reconnected()
+        elif isinstance(event, Acknowledged):
+            self._acknowledge(event.message)
+        elif isinstance(event, Assigned):
+            self._accept(event, once=once)
+
+    def _acknowledge(self, message: bytes) -> None:
+        try:
+            acknowledgement = codec.decode(message, Acknowledgement, what="an acknowledgement")
+        except PackageError as error:
+            _log.warning("%s", error)
+        else:
+            self._outbox.acknowledge(acknowledgement.ids)
+
+    def _accept(self, event: Assigned, *, once: bool) -> None:
+        try:
+            self._updater.accept(event.signed)
+        except PackageError as error:
+            if once:
+                raise
+            self._show(error)
+        except NetworkError as error:
+            if once:
+                raise
+            _log.warning("%s; the assignment is kept and tried again", error)
+            self._events.put(event)
+
+    def _say_farewell(self) -> None:
+        """Waits a while for the host to acknowledge the report; it is kept in any case."""
+        deadline = time.monotonic() + FAREWELL_S
+        while len(self._outbox) and time.monotonic() < deadline:
+            event = self._wait(deadline - time.monotonic())
+            if not isinstance(event, Assigned):  # the broker keeps it for the next run
+                self._act(event, once=True)
+
+
+def progress_publisher(
+    link: Connection, device: str, show: Callable[[Progress], None]
+) -> Callable[[Progress], None]:
+    """Returns a function that shows a step of an update and tells the host of it."""
+
+    def tell(progress: Progress) -> None:
+        show(progress)
+        with contextlib.suppress(BrokerError):  # lost if nobody listens, by contract
+            link.publish(topics.progress(device), codec.encode(progress), qos=0)
+
+    return tell

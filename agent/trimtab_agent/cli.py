@@ -1,0 +1,97 @@
+"""The command `trimtab-agent`: reads arguments, prints, and decides nothing."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from trimtab_agent import __version__
+from trimtab_agent.errors import TrimtabError
+
+# Everything that loads paho-mqtt, tuf or numpy is imported where it is used: --help is instant.
+if TYPE_CHECKING:
+    from trimtab_agent.output import Output
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: In place of those of the process.
+
+    Returns:
+        The exit code: 0, or that of the error (`trimtab_agent.errors`).
+    """
+    options = _parser().parse_args(arguments)
+    from trimtab_agent.output import JsonOutput, TextOutput
+
+    output: Output = JsonOutput() if options.json else TextOutput()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code: int = options.command(options, output)
+    except TrimtabError as error:
+        output.error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 0
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="trimtab-agent",
+        description="Pulls signed model packages over MQTT, proves them on this device, and "
+        "reports.",
+    )
+    parser.add_argument("--version", action="version", version=f"trimtab-agent {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="connect, and do what is assigned to this device")
+    run.add_argument("--once", action="store_true", help="end after one update")
+    run.set_defaults(command=_run)
+    status = commands.add_parser("status", help="what is active here, and what is under way")
+    status.set_defaults(command=_status)
+    for command in (run, status):
+        command.add_argument(
+            "--config", type=Path, required=True, metavar="FILE", help="configuration (TOML)"
+        )
+        command.add_argument("--json", action="store_true", help="print JSON, one object a line")
+    return parser
+
+
+def _run(options: argparse.Namespace, output: Output) -> int:
+    logging.basicConfig(format="trimtab-agent: %(message)s", level=logging.WARNING)
+    from trimtab_agent.config import load_config
+    from trimtab_agent.service import run_agent
+
+    report = run_agent(load_config(options.config), output, once=options.once)
+    return 0 if report is None or report.failure is None else exit_code(report.failure.reason)
+
+
+def _status(options: argparse.Namespace, output: Output) -> int:
+    from trimtab_agent.config import load_config
+    from trimtab_agent.service import read_state
+
+    output.state(read_state(load_config(options.config)))
+    return 0
+
+
+def exit_code(reason: str) -> int:
+    """Returns the exit code of the error whose stable word is `reason`."""
+    kinds = [TrimtabError]
+    for kind in kinds:
+        kinds.extend(kind.__subclasses__())
+    return next((kind.exit_code for kind in kinds if kind.reason == reason), 1)
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    """Ends the program as Ctrl-C does, with every `finally` on the way."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

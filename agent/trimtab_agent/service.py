@@ -1,0 +1,128 @@
+"""Puts the agent together from its configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trimtab_agent.adapters import BrokerSource, DeviceBench, SystemClock
+from trimtab_agent.agent import Agent, progress_publisher, status_message
+from trimtab_agent.config import Config
+from trimtab_agent.contract import topics
+from trimtab_agent.contract.messages import Report
+from trimtab_agent.durable import sole_user
+from trimtab_agent.errors import ConfigError, PackageError
+from trimtab_agent.link import Link
+from trimtab_agent.outbox import Outbox
+from trimtab_agent.output import AgentState, Output
+from trimtab_agent.state import Memory
+from trimtab_agent.store import Store, read_version
+from trimtab_agent.trust import TrustStore
+from trimtab_agent.updater import Updater
+
+
+def run_agent(config: Config, output: Output, *, once: bool) -> Report | None:
+    """Runs the agent; see `Agent.run`, whose errors come through.
+
+    Args:
+        config: The device's settings.
+        output: Where steps, reports and refusals are shown.
+        once: End after one update.
+
+    Returns:
+        The update's report, with `once`.
+
+    Raises:
+        ConfigError: The initial root cannot be read.
+        CallerError: Another agent uses the same state directory.
+    """
+    root = _read_root(config.root_path)
+    will = topics.status(config.device), status_message(config.device, None, None)
+    client_id = f"trimtab-agent-{config.device}"
+    with (
+        sole_user(config.state_path),
+        Link(config.broker_url, client_id, will=will) as link,
+        Memory(_database(config)) as memory,
+    ):
+        agent = _assemble(config, output, link, memory, root)
+        try:
+            return agent.run(once=once)
+        finally:
+            agent.stop()
+
+
+def _assemble(config: Config, output: Output, link: Link, memory: Memory, root: bytes) -> Agent:
+    """Connects the parts with each other."""
+    store = Store(_packages(config))
+    trust = TrustStore(config.state_path / "trust", root)
+    bench = DeviceBench(config.profile, config.measure)
+    updater = Updater(
+        memory=memory,
+        store=store,
+        source=BrokerSource(link, trust, device=config.device, timeout_s=config.timeout_s),
+        bench=bench,
+        clock=SystemClock(),
+        notify=progress_publisher(link, config.device, output.progress),
+    )
+
+    def active() -> str | None:
+        current = store.current
+        return current.manifest.target_name if current else None
+
+    def show(what: Report | PackageError) -> None:
+        if isinstance(what, Report):
+            output.report(what)
+        else:
+            output.error(what)
+
+    return Agent(
+        device=config.device,
+        link=link,
+        updater=updater,
+        outbox=Outbox(memory, lambda r: link.publish(topics.report(config.device), r)),
+        inventory=bench.inventory(),
+        active=active,
+        show=show,
+    )
+
+
+def read_state(config: Config) -> AgentState:
+    """Returns what is active and what is under way; the agent may be running.
+
+    Raises:
+        FormatError: A manifest on the disk is damaged.
+        StorageError: The disk refuses.
+    """
+    current = read_version(_packages(config) / "current")
+    previous = read_version(_packages(config) / "previous")
+    pending, counter, waiting = None, None, 0
+    if _database(config).exists():
+        with Memory(_database(config)) as memory:
+            pending, counter, waiting = memory.pending, memory.counter, len(memory.outbox)
+    there = previous if previous and current and previous.sha256 != current.sha256 else None
+    return AgentState(
+        device=config.device,
+        active=current.manifest.target_name if current else None,
+        manifest_sha256=current.sha256 if current else None,
+        previous=there.manifest.target_name if there else None,
+        counter=counter,
+        updating=pending.assignment.target if pending else None,
+        step=pending.step if pending else None,
+        outbox=waiting,
+    )
+
+
+def _packages(config: Config) -> Path:
+    return config.state_path / "packages"
+
+
+def _database(config: Config) -> Path:
+    return config.state_path / "state.sqlite"
+
+
+def _read_root(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the initial root {path}: {error.strerror} - at `$.root`"
+        ) from error
