@@ -148,11 +148,10 @@ class _Run:
 
     def _next(self, candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
         """Returns the candidate that an earlier run has built, or else the proposer's choice."""
-        pending = self.state.pending
-        if pending is not None and Path(pending.built.package).is_file():
-            for candidate in candidates:
-                if candidate.id == pending.candidate:
-                    return candidate
+        left = self._left_over()
+        for candidate in candidates:
+            if left is not None and candidate.id == left.candidate:
+                return candidate
         return propose(candidates, self.state.trials, budget)
 
     def _try(self, candidate: Candidate) -> Trial:
@@ -174,13 +173,9 @@ class _Run:
 
     def _built(self, candidate: Candidate) -> Pending | TrialFailure:
         """Returns the candidate's package, built now unless an earlier run has left it."""
-        pending = self.state.pending
-        if (
-            pending is not None
-            and pending.candidate == candidate.id
-            and Path(pending.built.package).is_file()
-        ):
-            return pending
+        left = self._left_over()
+        if left is not None and left.candidate == candidate.id:
+            return left
         self._listener.building(candidate)
         started = time.monotonic()
         try:
@@ -193,6 +188,13 @@ class _Run:
             candidate=candidate.id, built=built, compress_s=time.monotonic() - started
         )
         self._save(trials=self.state.trials, pending=pending)
+        return pending
+
+    def _left_over(self) -> Pending | None:
+        """Returns what was built but not measured, if its package is still there."""
+        pending = self.state.pending
+        if pending is None or not Path(pending.built.package).is_file():
+            return None
         return pending
 
     def _save(self, *, trials: tuple[Trial, ...], pending: Pending | None) -> None:

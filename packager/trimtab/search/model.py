@@ -125,6 +125,7 @@ class Fit:
         # Scaling each feature by its prior's deviation leaves a ridge regression with unit
         # penalty, which is well-conditioned even with features held at zero.
         rows = np.array([self._features(o.candidate, o.share) for o in observations])
+        rows = rows.reshape(len(observations), len(means))
         scaled = rows * sds / prior.noise_sd
         rest = (np.array([o.value for o in observations]) - rows @ means) / prior.noise_sd
         solved = np.linalg.solve(scaled.T @ scaled + np.eye(len(sds)), scaled.T @ rest)
@@ -184,14 +185,16 @@ class DropFit:
 
     def __init__(self, prior: Prior, observations: Sequence[Observation]) -> None:
         self._observations = observations
-        slope, int8 = prior.slope.mean, prior.int8.mean
-        self._fit = Fit(prior, observations) if observations else None
-        self._fallback = (slope, int8)
+        self._prior = prior
+        self._fit = Fit(prior, observations)
 
     def predict(self, candidate: Candidate, share: float) -> float:
         """Returns the expected drop as a share: 0.01 is one point."""
         drop = self._linear(candidate, share)
-        low = max((o.value for o in self._observations if _harsher(candidate, share, o)), default=0)
+        low = max(
+            (o.value for o in self._observations if _harsher(candidate, share, o)),
+            default=-math.inf,
+        )
         high = min(
             (o.value for o in self._observations if _gentler(candidate, share, o)),
             default=math.inf,
@@ -201,10 +204,10 @@ class DropFit:
         return min(max(drop, low), high)
 
     def _linear(self, candidate: Candidate, share: float) -> float:
-        if self._fit is not None and self._fit.slope <= 0:
+        if self._fit.slope <= 0:
             return self._fit.predict(candidate, share)
-        slope, int8 = self._fallback  # a gain from pruning is noise: do not extrapolate it
-        return slope * math.log(share) + int8 * (candidate.precision == "int8")
+        # A gain from pruning is noise: it is not extrapolated.
+        return Fit(self._prior, []).predict(candidate, share)
 
 
 def _harsher(candidate: Candidate, share: float, than: Observation) -> bool:
