@@ -119,25 +119,27 @@ def prune(model: ir.Model, step: PruneChannels, *, multiple: int) -> PruneResult
     ]
     total = sum(len(group.classes) for group in groups)
 
-    def cut(keep: float) -> tuple[ir.Model, list[int]]:
-        kept = choose(scores, allowed, keep=keep, scope=step.scope)
-        pruned = remove_channels(model, dependencies, _dropped(dependencies, kept))
-        return pruned, [len(places) for places in kept]
+    def dropped(keep: float) -> list[int]:
+        return _dropped(dependencies, choose(scores, allowed, keep=keep, scope=step.scope))
 
-    if step.keep is not None:
-        pruned, counts = cut(step.keep)
-    else:
+    @cache
+    def macs(kept: int) -> int:
+        return count_model(remove_channels(model, dependencies, dropped(kept / total))).macs
+
+    keep = step.keep
+    if keep is None:
         assert step.macs is not None
-        target = step.macs * count_model(model).macs
-        macs = cache(lambda kept: count_model(cut(kept / total)[0]).macs)
-        pruned, counts = cut(nearest_step(macs, target, total) / total)
+        keep = nearest_step(macs, step.macs * count_model(model).macs, total) / total
+    gone = dropped(keep)
     results = tuple(
         GroupResult(
-            name=group.name, before=len(group.classes) * group.width, after=count * group.width
+            name=group.name,
+            before=dependencies.count(group, group.classes),
+            after=dependencies.count(group, set(group.classes).difference(gone)),
         )
-        for group, count in zip(groups, counts, strict=True)
+        for group in groups
     )
-    return PruneResult(model=pruned, groups=results)
+    return PruneResult(model=remove_channels(model, dependencies, gone), groups=results)
 
 
 def _analysed(model: ir.Model) -> Dependencies:

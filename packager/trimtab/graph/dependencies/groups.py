@@ -6,7 +6,7 @@ and classes that occur in the same tensors are gathered into groups.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,17 +23,22 @@ class Group:
     """Channels that are made and used by the same tensors, and can replace one another.
 
     Attributes:
-        name: The kernel that makes them (the first, where several do).
+        made: The kernel that makes them (the first, where several do) and the axis of it.
         classes: Their numbers. Dropping one cuts every slice that bears its number.
         width: How many channels of the narrowest feature map one class stands for: 1, or the
             number of groups of a grouped convolution.
         axes: Where they occur.
     """
 
-    name: str
+    made: Axis
     classes: tuple[int, ...]
     width: int
     axes: tuple[Axis, ...]
+
+    @property
+    def name(self) -> str:
+        """The kernel that makes the channels; groups that share one share the name."""
+        return self.made[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +57,9 @@ class Dependencies:
     kernels: frozenset[str]
     opaque_operators: tuple[str, ...]
 
-    def occurrences(self, group: Group, class_: int) -> Iterator[tuple[Axis, LabelArray]]:
-        """Yield every axis on which a class of `group` occurs, with its places there."""
-        for axis in group.axes:
-            yield axis, np.flatnonzero(self.axes[axis] == class_)
+    def count(self, group: Group, classes: Iterable[int]) -> int:
+        """Return how many channels the group's kernel makes for some of its classes."""
+        return int(np.isin(self.axes[group.made], list(classes)).sum())
 
 
 def collect(labels: Labels, opaque_operators: tuple[str, ...]) -> Dependencies:
@@ -130,6 +134,6 @@ def _group(
     counts = [
         int(np.isin(axes[axis], classes).sum()) for axis in where if axis[0] in labels.activations
     ]
-    kernels = [name for name in labels.parameters if name in labels.kernels]
-    made_by = min((name for name, _ in where if name in labels.kernels), key=kernels.index)
-    return Group(name=made_by, classes=classes, width=min(counts) // len(classes), axes=where)
+    # Nodes are met in order, and so are kernels: the first is the one that makes the channels.
+    made = next(axis for axis in where if axis[0] in labels.kernels)
+    return Group(made=made, classes=classes, width=min(counts) // len(classes), axes=where)

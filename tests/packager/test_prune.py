@@ -1,0 +1,133 @@
+"""What pruning keeps, and how much."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support.graphs import GRAPHS, GraphBuilder
+from trimtab.compress.prune import PruneChannels, prune
+from trimtab.compress.selection import allowed_counts, choose, nearest_step
+from trimtab.errors import ModelError
+from trimtab.graph.count import count_model
+
+
+def after(model: ir.Model, multiple: int = 1, **step: object) -> list[int]:
+    return [group.after for group in prune(model, PruneChannels(**step), multiple=multiple).groups]
+
+
+def test_keeps_the_fraction_of_each_group() -> None:
+    assert after(GRAPHS["residual"](), keep=0.5, scope="uniform") == [4, 3, 6]
+
+
+def test_keeps_the_fraction_of_all() -> None:
+    kept = after(GRAPHS["residual"](), keep=0.5)
+    assert sum(kept) == 13
+
+
+def test_keeps_the_strongest_channels() -> None:
+    b = GraphBuilder(3, 8, 8)
+    model = b.classifier(b.conv_relu("x", 3, 8), 8)
+    weight = model.graph.initializers["c0"]
+    array = weight.const_value.numpy().copy()
+    array[[1, 4, 6]] *= 100
+    weight.const_value = ir.tensor(array, name="c0")
+    pruned = prune(model, PruneChannels(keep=3 / 8), multiple=1).model
+    left = pruned.graph.initializers["c0"].const_value.numpy()
+    np.testing.assert_array_equal(left, array[[1, 4, 6]])
+
+
+@pytest.mark.parametrize("name", ["residual", "mobile", "dense_blocks", "time_series", "grouped"])
+@pytest.mark.parametrize("scope", ["global", "uniform"])
+def test_reaches_the_nearest_macs(name: str, scope: str) -> None:
+    model = GRAPHS[name]()
+    whole = count_model(model).macs
+    pruned = prune(model, PruneChannels(macs=0.5, scope=scope), multiple=1).model
+    assert count_model(pruned).macs / whole == pytest.approx(0.5, abs=0.13)
+
+
+def test_reaches_the_least_where_the_target_is_out_of_reach() -> None:
+    assert after(GRAPHS["plain"](), macs=1e-6) == [1, 1]
+
+
+def test_keeps_to_multiples() -> None:
+    assert after(GRAPHS["plain"](), multiple=4, keep=0.4, scope="uniform") == [4, 4]
+
+
+def test_counts_channels_not_classes_of_grouped_convolutions() -> None:
+    assert after(GRAPHS["grouped"](), multiple=6, keep=0.4, scope="uniform") == [6, 6, 6]
+
+
+def test_the_step_overrides_nothing_but_the_minimum() -> None:
+    assert after(GRAPHS["plain"](), keep=0.1, scope="uniform", min_channels=5) == [5, 5]
+
+
+def test_everything_kept_is_the_same_model() -> None:
+    model = GRAPHS["mobile"]()
+    pruned = prune(model, PruneChannels(keep=1.0), multiple=16).model
+    assert count_model(pruned) == count_model(model)
+
+
+def test_says_what_is_in_the_way() -> None:
+    b = GraphBuilder(3, 8, 8)
+    model = b.classifier(b.op("LRN", b.conv_relu("x", 3, 8), size=3), 8)
+    with pytest.raises(ModelError, match=r"does not understand \(found: LRN\); leave out"):
+        prune(model, PruneChannels(keep=0.5), multiple=1)
+
+
+@pytest.mark.parametrize("given_", [{}, {"keep": 0.5, "macs": 0.5}])
+def test_wants_one_amount(given_: dict[str, float]) -> None:
+    with pytest.raises(msgspec.ValidationError, match="give either `keep` or `macs`, and not both"):
+        msgspec.convert(given_, PruneChannels)
+
+
+@pytest.mark.parametrize(
+    ("classes", "width", "multiple", "min_channels", "expected"),
+    [
+        (20, 1, 8, 1, (8, 16, 20)),
+        (16, 1, 8, 1, (8, 16)),
+        (6, 1, 8, 1, (6,)),
+        (12, 4, 8, 1, (2, 4, 6, 8, 10, 12)),
+        (20, 1, 8, 9, (16, 20)),
+        (5, 1, 1, 1, (1, 2, 3, 4, 5)),
+    ],
+)
+def test_allowed_counts(
+    classes: int, width: int, multiple: int, min_channels: int, expected: tuple[int, ...]
+) -> None:
+    counts = allowed_counts(classes, width=width, multiple=multiple, min_channels=min_channels)
+    assert counts == expected
+
+
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=5),
+    keep=st.floats(0, 1),
+    scope=st.sampled_from(["global", "uniform"]),
+    seed=st.integers(0, 99),
+)
+def test_choice_is_of_the_best_and_of_an_allowed_count(
+    sizes: list[int], keep: float, scope: str, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    scores = [rng.integers(0, 5, size).astype(float) for size in sizes]
+    allowed = [
+        allowed_counts(size, width=1, multiple=int(rng.integers(1, 5)), min_channels=1)
+        for size in sizes
+    ]
+    kept = choose(scores, allowed, keep=keep, scope=scope)
+    for places, group, counts in zip(kept, scores, allowed, strict=True):
+        gone = np.delete(group, places)
+        assert len(places) in counts
+        assert list(places) == sorted(set(places))
+        assert not gone.size or gone.max() <= group[places].min()
+
+
+@given(rises=st.lists(st.integers(0, 9), min_size=1, max_size=40), target=st.integers(-5, 200))
+def test_bisection_finds_the_nearest(rises: list[int], target: int) -> None:
+    values = np.cumsum(rises).tolist()
+    step = nearest_step(values.__getitem__, target, len(values) - 1)
+    assert abs(values[step] - target) == min(abs(value - target) for value in values)
