@@ -74,7 +74,7 @@ def add_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     while free in graph.initializers:
         number += 1
         free = f"{name}_{number}"
-    tensor = ir.tensor(np.ascontiguousarray(array), name=free)
+    tensor = ir.tensor(np.asarray(array, order="C"), name=free)
     value = ir.Value(
         name=free,
         shape=ir.Shape(array.shape),
@@ -87,7 +87,7 @@ def add_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
 
 def set_initializer(value: ir.Value, array: Array) -> None:
     """Gives an initializer new content; the shape may change, the data type stays."""
-    value.const_value = ir.tensor(np.ascontiguousarray(array), name=value.name)
+    value.const_value = ir.tensor(np.asarray(array, order="C"), name=value.name)
     value.shape = ir.Shape(array.shape)
 
 

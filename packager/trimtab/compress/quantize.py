@@ -1,0 +1,251 @@
+"""Post-training int8 quantization of a float graph, for three runtimes at once.
+
+The result is the same graph with QuantizeLinear/DequantizeLinear pairs (QDQ) on activations and
+int8 constants behind DequantizeLinear as weights. ONNX Runtime and OpenVINO turn what stands
+between the pairs into integer kernels; the engine lowers the pairs to fake-quant operators, from
+which the TFLite converter makes int8 kernels. Inputs and outputs of the graph stay float32.
+
+- Activations: int8 with a zero point, one scale for a tensor. TFLite has no other form.
+- Weights of convolutions: int8 around zero, one scale for each output channel.
+- Weights of Gemm and MatMul: int8 around zero, one scale for the tensor. The TFLite converter
+  loses per-channel scales where it transposes a matrix for its fully connected kernel.
+- Bias: int32 in units of input scale times weight scale.
+
+`placement` decides where pairs go, `calibrate` the ranges, `affine` does the arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import reduce
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes import common
+
+from trimtab.compress.affine import (
+    Range,
+    activation_parameters,
+    quantize_bias,
+    quantize_weights,
+    weight_scales,
+    widen_for_bias,
+)
+from trimtab.compress.calibrate import Method, calibrate
+from trimtab.compress.placement import (
+    has_integer_kernel,
+    quantized_groups,
+)
+from trimtab.errors import DataError, ModelError
+from trimtab.graph.access import (
+    add_initializer,
+    attribute,
+    constant,
+    infer_shapes,
+    replace_value,
+)
+
+if TYPE_CHECKING:
+    from trimtab.compress.context import Context
+
+# DequantizeLinear has an axis, and so per-channel scales, from this version on.
+MINIMUM_OPSET = 13
+
+
+class QuantizeInt8(msgspec.Struct, frozen=True, kw_only=True):
+    """How to quantize a model to int8 after training.
+
+    Attributes:
+        calibration_samples: Samples to measure activation ranges on, at most 65,536.
+        method: How a range is chosen from the values seen (see `calibrate`).
+        weights_per_channel: One scale for each output channel of a convolution, else one for all.
+    """
+
+    calibration_samples: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
+    method: Method = "minmax"
+    weights_per_channel: bool = True
+
+
+def apply(model: ir.Model, step: QuantizeInt8, context: Context) -> ir.Model:
+    """Quantize a float model with ranges from the context's data.
+
+    Args:
+        model: A cleaned float32 model. It is not changed.
+        step: How to quantize.
+        context: Its data set gives the calibration samples.
+
+    Returns:
+        A new model with QDQ pairs and int8 weights, same inputs and outputs.
+
+    Raises:
+        DataError: There is no data, or it does not fit the model.
+        ModelError: The model is quantized already, or older than opset 13.
+    """
+    if context.dataset is None:
+        raise DataError(
+            "quantize_int8: calibration needs sample inputs and there are none; "
+            "give a data file with --data (labels are not needed)"
+        )
+    typed = _with_types(model)
+    values = [name for group in quantized_groups(typed.graph) for name in group]
+    samples = context.dataset.calibration(step.calibration_samples, context.seed)
+    ranges = calibrate(typed, samples, values, method=step.method)
+    return quantize(typed, ranges, weights_per_channel=step.weights_per_channel)
+
+
+def quantize(
+    model: ir.Model, ranges: Mapping[str, Range], *, weights_per_channel: bool = True
+) -> ir.Model:
+    """Insert QDQ pairs and int8 weights, given the range of every activation.
+
+    Args:
+        model: A float32 model with inferred types. It is not changed.
+        ranges: The range of every value that `quantized_groups` names. Values of one group get
+            the union of their ranges.
+        weights_per_channel: One scale for each output channel of a convolution, else one for all.
+
+    Returns:
+        A new model.
+
+    Raises:
+        ModelError: The model is quantized already, or older than opset 13.
+    """
+    _check_quantizable(model)
+    result = model.clone()
+    graph = result.graph
+    by_name = {value.name: value for value in graph.inputs}
+    by_name |= {value.name: value for node in graph for value in node.outputs}
+    kernels = [node for node in graph if has_integer_kernel(node)]
+    for group in quantized_groups(graph):
+        covered = reduce(Range.union, (ranges[name] for name in group))
+        parameters = activation_parameters(covered)
+        scale_array = np.asarray(parameters.scale, np.float32)
+        zero_array = np.asarray(parameters.zero_point, np.int8)
+        scale = add_initializer(graph, f"{group[0]}_scale", scale_array)
+        zero = add_initializer(graph, f"{group[0]}_zero_point", zero_array)
+        for name in group:
+            _insert_pair(by_name[name], graph, scale, zero)
+    for node in kernels:
+        _quantize_kernel(node, weights_per_channel=weights_per_channel)
+    common.RemoveUnusedNodesPass()(result)
+    return result
+
+
+def _check_quantizable(model: ir.Model) -> None:
+    opset = model.opset_imports.get("", 0)
+    if opset < MINIMUM_OPSET:
+        raise ModelError(
+            f"quantize_int8: the model has opset {opset}, int8 needs {MINIMUM_OPSET} or later; "
+            "export it again with a newer opset"
+        )
+    for node in model.graph:
+        if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+            raise ModelError(
+                f"quantize_int8: the model is quantized already (node {node.name!r} is a "
+                f"{node.op_type}); give the float model"
+            )
+
+
+def _with_types(model: ir.Model) -> ir.Model:
+    """Copy a model and infer the element types, by which activations are told from shapes."""
+    copy = model.clone()
+    infer_shapes(copy)
+    return copy
+
+
+def _insert_pair(value: ir.Value, graph: ir.Graph, scale: ir.Value, zero_point: ir.Value) -> None:
+    """Send all that reads a value through QuantizeLinear and DequantizeLinear.
+
+    If the value is an output of the graph, the dequantized one takes over its name.
+    """
+    name = str(value.name)
+    to_codes = ir.node("QuantizeLinear", [value, scale, zero_point], name=f"{name}_quantize")
+    codes = to_codes.outputs[0]
+    codes.name, codes.shape, codes.dtype = f"{name}_int8", value.shape, ir.DataType.INT8
+    to_real = ir.node("DequantizeLinear", [codes, scale, zero_point], name=f"{name}_dequantize")
+    real = to_real.outputs[0]
+    real.name, real.shape, real.dtype = f"{name}_dequantized", value.shape, ir.DataType.FLOAT
+    replace_value(value, real)
+    to_codes.replace_input_with(0, value)  # the line above turned this use too
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], [to_codes, to_real])
+    else:
+        graph.insert_after(producer, [to_codes, to_real])
+
+
+def _quantize_kernel(node: ir.Node, *, weights_per_channel: bool) -> None:
+    """Replace the weights of a node by int8 constants and its bias by an int32 one."""
+    weights = constant(node.inputs[1])
+    assert weights is not None, "has_integer_kernel has seen the weights"
+    axis = _channel_axis(node) if weights_per_channel else None
+    scales = weight_scales(weights, axis)
+    bias = _vector_bias(node)
+    input_scale = _input_scale(node)
+    if bias is not None:
+        scales = widen_for_bias(scales, bias, input_scale)
+        bias_scales = (scales * np.float32(input_scale)).astype(np.float32)
+        codes = quantize_bias(bias, bias_scales)
+        bias_axis = None if axis is None else 0
+        _replace_by_constant(node, 2, codes, bias_scales, axis=bias_axis)
+    _replace_by_constant(node, 1, quantize_weights(weights, scales, axis), scales, axis=axis)
+
+
+def _channel_axis(node: ir.Node) -> int | None:
+    """Give the axis of the weights that counts output channels, or None for one scale in all.
+
+    A grouped ConvTranspose repeats its output channels from group to group along that axis. The
+    matrices have one scale for the reason at the top of this file.
+    """
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "ConvTranspose" and attribute(node, "group", 1) == 1:
+        return 1
+    return None
+
+
+def _vector_bias(node: ir.Node) -> NDArray[np.float32] | None:
+    """Give the bias that an int8 kernel can add to its sums: one constant for each channel."""
+    if len(node.inputs) < 3 or node.op_type == "MatMul":
+        return None
+    if attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "beta", 1.0) != 1.0:
+        return None  # Gemm scales its product and its bias: they have no common unit
+    bias = constant(node.inputs[2])
+    return bias if bias is not None and bias.ndim == 1 else None
+
+
+def _input_scale(node: ir.Node) -> float:
+    """Read the scale of a node's input off the pair before it."""
+    source = node.inputs[0]
+    pair = None if source is None else source.producer()
+    scale = None if pair is None else constant(pair.inputs[1])
+    assert scale is not None, "every input of an integer kernel is quantized first"
+    return float(scale)
+
+
+def _replace_by_constant(
+    node: ir.Node,
+    index: int,
+    codes: NDArray[np.signedinteger],
+    scales: NDArray[np.float32],
+    *,
+    axis: int | None,
+) -> None:
+    """Feed an input of a node from integer codes through DequantizeLinear."""
+    graph, old = node.graph, node.inputs[index]
+    assert isinstance(graph, ir.Graph)
+    assert old is not None
+    operands = [
+        add_initializer(graph, f"{old.name}_{codes.dtype}", codes),
+        add_initializer(graph, f"{old.name}_scale", scales),
+        add_initializer(graph, f"{old.name}_zero_point", np.zeros(scales.shape, codes.dtype)),
+    ]
+    attributes = {} if axis is None else {"axis": axis}
+    to_real = ir.node("DequantizeLinear", operands, attributes, name=f"{old.name}_dequantize")
+    real = to_real.outputs[0]
+    real.shape, real.dtype = old.shape, ir.DataType.FLOAT
+    graph.insert_before(node, to_real)
+    node.replace_input_with(index, real)
