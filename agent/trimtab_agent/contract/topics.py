@@ -1,4 +1,4 @@
-"""The MQTT topic of everything that is published. docs/formats/topics.md is the prose form.
+"""The MQTT topic of everything that is published. docs/formats/messages.md is the prose form.
 
     trimtab/v1/blob/<sha256>               retained   one chunk, as on the wire
     trimtab/v1/doc/<name>/<part>           retained   TUF metadata and manifests, cut in parts
@@ -22,6 +22,7 @@ PREFIX = "trimtab/v1"
 ROOT_VERSION = f"{PREFIX}/root-version"
 ALL_REPORTS = f"{PREFIX}/device/+/report"
 ALL_STATUS = f"{PREFIX}/device/+/status"
+ALL_PROGRESS = f"{PREFIX}/device/+/progress"
 
 _DEVICE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DOCUMENT = re.compile(r"[A-Za-z0-9._-]{1,128}")

@@ -1,0 +1,128 @@
+"""Reports in a database: SQLite on one machine, PostgreSQL or another by its URL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import Any
+
+import sqlalchemy as sa
+
+from trimtab_agent.contract import codec
+from trimtab_agent.contract.messages import Report
+from trimtab_agent.errors import CallerError, StorageError
+
+_metadata = sa.MetaData()
+_reports = sa.Table(
+    "reports",
+    _metadata,
+    sa.Column("id", sa.String(128), primary_key=True),
+    sa.Column("device", sa.String(64), nullable=False),
+    sa.Column("counter", sa.Integer, nullable=False),
+    sa.Column("target", sa.String(200), nullable=False),
+    sa.Column("trial", sa.String(200)),
+    sa.Column("outcome", sa.String(20), nullable=False),
+    sa.Column("received", sa.String(40), nullable=False),
+    # The whole report as it came: columns beside it are for finding it, not instead of it.
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Index("reports_of_assignment", "device", "counter"),
+)
+
+
+class ReportStore:
+    """Every report that was received, each once. Safe to use from several threads.
+
+    Args:
+        url: SQLAlchemy's form, such as `sqlite:///fleet.sqlite`.
+
+    Raises:
+        CallerError: The URL cannot be used.
+        StorageError: The database cannot be opened.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._engine = sa.create_engine(url)
+        except (sa.exc.ArgumentError, ImportError) as error:
+            raise CallerError(f"database {url!r} cannot be used: {error}") from error
+        if self._engine.dialect.name == "sqlite":
+            sa.event.listen(self._engine, "connect", _set_up_sqlite)
+        with self._errors():
+            _metadata.create_all(self._engine)
+
+    def close(self) -> None:
+        """Closes the connections to the database."""
+        self._engine.dispose()
+
+    def add(self, report: Report) -> bool:
+        """Stores a report; it is on the disk when this returns.
+
+        Returns:
+            False if a report with this id was there already.
+
+        Raises:
+            StorageError: It could not be stored.
+        """
+        row = {
+            "id": report.id,
+            "device": report.device,
+            "counter": report.counter,
+            "target": report.target,
+            "trial": report.trial,
+            "outcome": report.outcome,
+            "received": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "body": codec.encode(report),
+        }
+        with self._errors():
+            try:
+                with self._engine.begin() as connection:
+                    connection.execute(_reports.insert().values(row))
+            except sa.exc.IntegrityError:
+                return False
+        return True
+
+    def find(self, device: str, counter: int) -> Report | None:
+        """Returns the report on one assignment, or None while there is none.
+
+        Raises:
+            StorageError: The database cannot be read.
+            FormatError: What is stored is no report.
+        """
+        query = _reports.c.device == device, _reports.c.counter == counter
+        found = self._select(*query)
+        return found[-1] if found else None
+
+    def all(self, device: str | None = None) -> list[Report]:
+        """Returns every report, or every one of a device, in the order of their arrival.
+
+        Raises:
+            StorageError: The database cannot be read.
+            FormatError: What is stored is no report.
+        """
+        return self._select(*([_reports.c.device == device] if device else []))
+
+    def _select(self, *conditions: sa.ColumnElement[bool]) -> list[Report]:
+        query = sa.select(_reports.c.body).where(*conditions)
+        with self._errors(), self._engine.connect() as connection:
+            bodies = connection.execute(query.order_by(_reports.c.received)).scalars().all()
+        return [codec.decode(body, Report, what="a stored report") for body in bodies]
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.SQLAlchemyError as error:
+            url = self._engine.url.render_as_string(hide_password=True)
+            cause = getattr(error, "orig", None) or error
+            raise StorageError(f"the report database {url} fails: {cause}") from error
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:
+    """Lets readers read while a report is written, and keeps what was committed."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    # In WAL mode NORMAL may lose the last commits in a power cut; an acknowledged report is gone
+    # from the device by then (sqlite.org/pragma.html#pragma_synchronous).
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
