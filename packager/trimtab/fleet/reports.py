@@ -17,7 +17,8 @@ _metadata = sa.MetaData()
 _reports = sa.Table(
     "reports",
     _metadata,
-    sa.Column("id", sa.String(128), primary_key=True),
+    sa.Column("sequence", sa.Integer, primary_key=True),  # the order of arrival
+    sa.Column("id", sa.String(128), nullable=False, unique=True),
     sa.Column("device", sa.String(64), nullable=False),
     sa.Column("counter", sa.Integer, nullable=False),
     sa.Column("target", sa.String(200), nullable=False),
@@ -105,7 +106,7 @@ class ReportStore:
     def _select(self, *conditions: sa.ColumnElement[bool]) -> list[Report]:
         query = sa.select(_reports.c.body).where(*conditions)
         with self._errors(), self._engine.connect() as connection:
-            bodies = connection.execute(query.order_by(_reports.c.received)).scalars().all()
+            bodies = connection.execute(query.order_by(_reports.c.sequence)).scalars().all()
         return [codec.decode(body, Report, what="a stored report") for body in bodies]
 
     @contextmanager
