@@ -82,6 +82,8 @@ def test_pruned_equals_masked(name: str, share: float) -> None:
         ("perceptron", [8, 12, 10]),
         ("squeeze_excitation", [12, 4]),
         ("spatial_attention", [12]),
+        ("crossed_gate", [8]),
+        ("bottleneck_of_one", [8]),
         ("encoder_decoder", [8, 12, 6, 8]),
         ("padded_channels", [8]),
         ("shared_weight", [6, 8]),

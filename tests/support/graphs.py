@@ -218,6 +218,22 @@ def spatial_attention() -> ir.Model:
     return b.classifier(b.op("Mul", x, gate), 12)
 
 
+def crossed_gate() -> ir.Model:
+    """Each time step of 8 features is scaled by a gate that a layer makes for that step."""
+    b = GraphBuilder(6, 4)
+    x = b.op("MatMul", "x", b.weight(4, 8))
+    gate = b.op("MatMul", b.op("Transpose", "x", perm=[0, 2, 1]), b.weight(6, 6))
+    gate = b.op("ReduceMean", b.op("Sigmoid", gate), axes=[1], keepdims=1)
+    x = b.op("Mul", x, b.op("Transpose", gate, perm=[0, 2, 1]))
+    return b.build(b.dense(b.op("ReduceMean", x, axes=[1], keepdims=0), 8, CLASSES))
+
+
+def bottleneck_of_one() -> ir.Model:
+    """A layer with a single channel, which cannot be pruned."""
+    b = GraphBuilder(3, 8, 8)
+    return b.classifier(b.conv_relu(b.conv_relu("x", 3, 1), 1, 8), 8)
+
+
 def encoder_decoder() -> ir.Model:
     """As in U-Net: a transposed convolution, a resize, and a connection across."""
     b = GraphBuilder(3, 8, 8)
@@ -263,7 +279,14 @@ GRAPHS: dict[str, Callable[[], ir.Model]] = {
     for make in (
         *(plain, residual, mobile, dense_blocks, joined_in_space, flattened, flattened_first),
         *(grouped, shuffled, split_in_two, time_series, time_series_wrapped, perceptron),
-        *(squeeze_excitation, spatial_attention, encoder_decoder, padded_channels),
+        *(
+            squeeze_excitation,
+            spatial_attention,
+            crossed_gate,
+            bottleneck_of_one,
+            encoder_decoder,
+            padded_channels,
+        ),
         *(shared_weight, unknown_operator),
     )
 }
