@@ -144,6 +144,7 @@ class Link:
         try:
             self._client.connect(self._broker.host, self._broker.port, clean_start=True)
         except OSError as error:
+            self._stop_network()
             raise BrokerError(f"cannot reach the broker at {self._broker}: {error}") from error
         self._client.loop_start()
         if not self._answered.wait(timeout_s):

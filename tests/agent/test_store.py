@@ -1,0 +1,295 @@
+"""The store: versions, switch, rollback, and what a kill or a full disk leaves."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+import zstandard
+from support.manifests import small_package
+
+from trimtab_agent.contract import codec
+from trimtab_agent.contract.manifest import Chunk
+from trimtab_agent.decode import decode_chunk
+from trimtab_agent.durable import sole_user, storage_errors
+from trimtab_agent.errors import CallerError, FormatError, IntegrityError, StorageError
+from trimtab_agent.store import RESERVE_BYTES, Store
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "packages")
+
+
+def load(store, package):
+    chunks = {c.sha256: c for file in package.manifest.files for c in file.chunks}
+    for sha256, wire in package.wire.items():
+        store.chunks.put(chunks[sha256], wire)
+
+
+def install(store, package):
+    load(store, package)
+    return store.install(package.manifest_bytes)
+
+
+def activate(store, package):
+    version = install(store, package)
+    store.switch(version)
+    return version
+
+
+def litter(root):
+    """Files that belong to no version and are no chunk."""
+    return [path for path in (root / "staging").iterdir()]
+
+
+def test_a_version_is_whole_and_read_only(store):
+    package = small_package(model=os.urandom(20_000))
+    version = install(store, package)
+    assert (
+        version.model.read_bytes()[:10]
+        == package.wire[package.manifest.files[0].chunks[0].sha256][:10]
+    )
+    digest = hashlib.sha256(version.model.read_bytes()).hexdigest()
+    assert digest == package.manifest.files[0].sha256
+    assert version.golden.read_bytes() == b"golden"
+    assert (version.path / "manifest.json").read_bytes() == package.manifest_bytes
+    assert version.path.stat().st_mode & 0o777 == 0o755
+    assert version.model.stat().st_mode & 0o222 == 0
+    assert store.current is None
+
+
+def test_switch_and_rollback(store):
+    one, two = small_package("1"), small_package("2", model=b"two" * 3000)
+    first, second = activate(store, one), activate(store, two)
+    assert (store.current.sha256, store.previous.sha256) == (two.sha256, one.sha256)
+    store.switch(second)  # again: the way back stays
+    assert store.previous.sha256 == one.sha256
+    store.rollback(second)
+    assert (store.current.sha256, store.previous) == (one.sha256, None)
+    store.rollback(second)  # repeated after a kill
+    assert store.current.sha256 == first.sha256
+
+
+def test_rolling_back_the_first_version_leaves_none(store):
+    version = activate(store, small_package())
+    store.rollback(version)
+    assert store.current is None
+
+
+def test_the_links_are_relative_so_that_the_tree_can_be_moved(store, tmp_path):
+    package = small_package()
+    activate(store, package)
+    (tmp_path / "packages").rename(tmp_path / "elsewhere")
+    assert Store(tmp_path / "elsewhere").current.sha256 == package.sha256
+
+
+def test_garbage_is_collected_but_current_and_previous_stay(store, tmp_path):
+    packages = [small_package(str(n), model=os.urandom(9000)) for n in range(3)]
+    for package in packages:
+        activate(store, package)
+    (tmp_path / "packages" / "staging" / "half").write_bytes(b"x")
+    store.collect_garbage()
+    root = tmp_path / "packages"
+    assert {p.name for p in (root / "versions").iterdir()} == {p.sha256 for p in packages[1:]}
+    kept = {path.name for path in (root / "chunks").glob("*/*")}
+    assert kept == set(packages[1].wire) | set(packages[2].wire)
+    assert litter(root) == []
+
+
+def test_clearing_staging_keeps_the_chunks_of_a_transfer(store, tmp_path):
+    package = small_package()
+    load(store, package)
+    (tmp_path / "packages" / "staging" / "half").write_bytes(b"x")
+    store.clear_staging()
+    assert litter(tmp_path / "packages") == []
+    assert len(list((tmp_path / "packages" / "chunks").glob("*/*"))) == len(package.wire)
+
+
+def test_a_chunk_damaged_on_the_disk_is_not_there(store, tmp_path):
+    package = small_package()
+    load(store, package)
+    chunk = package.manifest.files[0].chunks[0]
+    path = tmp_path / "packages" / "chunks" / chunk.sha256[:2] / chunk.sha256
+    path.write_bytes(b"")
+    assert not store.chunks.has(chunk)
+    assert not path.exists()
+
+
+def damaged(package, **changes):
+    """Returns manifest bytes whose first file is changed."""
+    first = msgspec.structs.replace(package.manifest.files[0], **changes)
+    files = (first, *package.manifest.files[1:])
+    return codec.encode(msgspec.structs.replace(package.manifest, files=files))
+
+
+def test_a_missing_chunk_is_named(store):
+    package = small_package()
+    with pytest.raises(IntegrityError, match=r"model/weights.bin: chunk \w{12} is not on this"):
+        store.install(package.manifest_bytes)
+
+
+def test_a_file_with_another_hash_is_refused_and_leaves_nothing(store, tmp_path):
+    package = small_package()
+    load(store, package)
+    with pytest.raises(IntegrityError, match="model/weights.bin has the SHA-256 .* says 0000"):
+        store.install(damaged(package, sha256="0" * 64))
+    assert litter(tmp_path / "packages") == []
+    assert list((tmp_path / "packages" / "versions").iterdir()) == []
+
+
+def test_a_path_that_leaves_the_package_is_refused(store):
+    package = small_package()
+    with pytest.raises(FormatError, match="leaves the package"):
+        store.install(damaged(package, path="../../evil"))
+
+
+def chunk_of(wire, *, size_bytes, kind="zstd"):
+    digest = hashlib.sha256(wire).hexdigest()
+    return Chunk(sha256=digest, wire_bytes=len(wire), size_bytes=size_bytes, codec=kind)
+
+
+BOMB = zstandard.ZstdCompressor(level=1).compress(bytes(200_000_000))
+
+
+@pytest.mark.parametrize(
+    ("wire", "size_bytes", "kind", "error", "message"),
+    [
+        (BOMB, 1000, "zstd", IntegrityError, "does not decode to its 1000 bytes"),
+        (BOMB, 5_000_000, "zstd", IntegrityError, "claims 5000000 bytes; at most 4194304"),
+        (zstandard.compress(b"ab"), 3, "zstd", IntegrityError, "does not decode to its 3 bytes"),
+        (b"not zstd", 8, "zstd", FormatError, "is not a readable zstd frame"),
+        (b"abc", 4, "raw", IntegrityError, "does not decode to its 4 bytes"),
+    ],
+    ids=["bomb", "huge claim", "too short", "no zstd", "raw length"],
+)
+def test_bad_chunks(wire, size_bytes, kind, error, message):
+    with pytest.raises(error, match=message):
+        decode_chunk(chunk_of(wire, size_bytes=size_bytes, kind=kind), wire)
+
+
+def test_a_bomb_allocates_no_more_than_the_chunk_may_hold():
+    script = (
+        "import resource,hashlib,zstandard,sys\n"
+        "from trimtab_agent.decode import decode_chunk\n"
+        "from trimtab_agent.contract.manifest import Chunk\n"
+        "wire=zstandard.ZstdCompressor(level=1).compressobj()\n"
+        "data=b''.join(wire.compress(bytes(1000000)) for _ in range(300))+wire.flush()\n"
+        "chunk=Chunk(sha256=hashlib.sha256(data).hexdigest(),wire_bytes=len(data),"
+        "size_bytes=1000,codec='zstd')\n"
+        "before=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try: decode_chunk(chunk,data)\n"
+        "except Exception as error: print(type(error).__name__)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    kind, grown_kib = done.stdout.split()
+    assert kind == "IntegrityError"
+    assert int(grown_kib) < 20 * 1024
+
+
+def test_room_is_checked_before_anything_is_fetched(tmp_path):
+    package = small_package()
+    needed = sum(map(len, package.wire.values())) + 25_000 + 6 + RESERVE_BYTES
+    Store(tmp_path, free=lambda _: needed).check_room(package.manifest)
+    with pytest.raises(
+        StorageError, match=rf"model 1 needs {needed} bytes .* {needed - 1} are free: free 1 more"
+    ):
+        Store(tmp_path, free=lambda _: needed - 1).check_room(package.manifest)
+
+
+def test_chunks_that_are_here_need_no_room(tmp_path):
+    package = small_package()
+    needed = 25_000 + 6 + RESERVE_BYTES
+    store = Store(tmp_path, free=lambda _: needed)
+    load(store, package)
+    store.check_room(package.manifest)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A real file system of one mebibyte."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)],
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip(f"mounting a small disk needs root: {done.stderr.decode().strip()}")
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_a_disk_that_fills_up_loses_nothing(tiny_disk):
+    store = Store(tiny_disk / "packages")
+    small = small_package("1", model=os.urandom(50_000))
+    activate(store, small)
+    big = small_package("2", model=os.urandom(700_000))
+    with pytest.raises(StorageError, match=r"(?s)failed: No space left on device; free some room"):
+        load(store, big)
+        store.install(big.manifest_bytes)
+    assert litter(tiny_disk / "packages") == []
+    assert store.current.sha256 == small.sha256
+    store.collect_garbage()
+    activate(store, small_package("3", model=os.urandom(50_000)))
+
+
+def test_a_full_quota_is_named_as_a_full_disk():
+    with (
+        pytest.raises(StorageError, match="writing x failed: Disk quota exceeded; free some room"),
+        storage_errors("writing x"),
+    ):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+
+def test_a_state_directory_has_one_agent(tmp_path):
+    with sole_user(tmp_path), pytest.raises(CallerError, match="in use by another trimtab-agent"):  # noqa: SIM117
+        with sole_user(tmp_path):
+            pass
+    with sole_user(tmp_path):
+        pass
+
+
+def test_a_kill_at_any_moment_leaves_the_old_or_the_new_whole(tmp_path):
+    """A child installs and switches between two versions for ever; it is killed 25 times."""
+    root = tmp_path / "packages"
+    packages = [small_package(str(n), model=random.Random(n).randbytes(400_000)) for n in (1, 2)]
+    store = Store(root)
+    activate(store, packages[0])
+    chance = random.Random(20261122)
+    seen = set()
+    for _ in range(25):
+        child = subprocess.Popen(
+            [sys.executable, Path(__file__).parents[1] / "support" / "endless_install.py", root],
+            stdout=subprocess.PIPE,
+        )
+        child.stdout.read(1)  # it has begun
+        time.sleep(chance.uniform(0, 0.3))
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+        store = Store(root)
+        store.collect_garbage()
+        current = store.current
+        seen.add(current.manifest.version)
+        for version in filter(None, (current, store.previous)):
+            for file in version.manifest.files:
+                content = (version.path / file.path).read_bytes()
+                assert hashlib.sha256(content).hexdigest() == file.sha256
+        assert litter(root) == []
+        names = {path.name for path in (root / "versions").iterdir()}
+        assert names == {v.sha256 for v in (current, store.previous) if v}
+    assert seen == {"1", "2"}

@@ -1,0 +1,99 @@
+"""Small packages for tests of the agent: a manifest and its chunks, of any content."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import zstandard
+
+from trimtab_agent.contract import codec
+from trimtab_agent.contract.manifest import (
+    Budget,
+    Chunk,
+    Golden,
+    Hardware,
+    Lineage,
+    Manifest,
+    PackageFile,
+    RuntimeSpec,
+    Sizes,
+)
+
+
+@dataclass(frozen=True)
+class SmallPackage:
+    """A manifest, its bytes, and the chunks' wire bytes by hash."""
+
+    manifest: Manifest
+    manifest_bytes: bytes
+    wire: dict[str, bytes]
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.manifest_bytes).hexdigest()
+
+
+def cut(
+    path: str, content: bytes, *, chunk_bytes: int = 4096
+) -> tuple[PackageFile, dict[str, bytes]]:
+    """Cuts a file into chunks, every other one compressed."""
+    wire: dict[str, bytes] = {}
+    chunks = []
+    for number, start in enumerate(range(0, len(content), chunk_bytes)):
+        piece = content[start : start + chunk_bytes]
+        zstd = number % 2 == 1
+        encoded = zstandard.compress(piece) if zstd else piece
+        digest = hashlib.sha256(encoded).hexdigest()
+        wire[digest] = encoded
+        chunks.append(
+            Chunk(
+                sha256=digest,
+                wire_bytes=len(encoded),
+                size_bytes=len(piece),
+                codec="zstd" if zstd else "raw",
+            )
+        )
+    digest = hashlib.sha256(content).hexdigest()
+    return PackageFile(
+        path=path, size_bytes=len(content), sha256=digest, chunks=tuple(chunks)
+    ), wire
+
+
+def small_package(
+    version: str = "1",
+    *,
+    name: str = "model",
+    model: bytes = b"model" * 5000,
+    golden: bytes = b"golden",
+    runtime: str = "tflite",
+    hardware: Hardware | None = None,
+) -> SmallPackage:
+    """Makes a package with the files `model/weights.bin` and `golden.npz`."""
+    model_file, wire = cut("model/weights.bin", model)
+    golden_file, more = cut("golden.npz", golden)
+    wire |= more
+    manifest = Manifest(
+        format=1,
+        name=name,
+        version=version,
+        created="2026-11-22T00:00:00Z",
+        profile="generic-x86-64",
+        hardware=hardware or Hardware(),
+        runtime=RuntimeSpec(name=runtime, model="model/weights.bin"),
+        inputs=(),
+        outputs=(),
+        golden=Golden(path="golden.npz", count=1, max_abs_error=0.1),
+        sizes=Sizes(wire_bytes=sum(map(len, wire.values())), file_bytes=len(model), weight_bytes=0),
+        evaluation=None,
+        budget=Budget(),
+        lineage=Lineage(
+            source_name="model.keras",
+            source_sha256=hashlib.sha256(b"source").hexdigest(),
+            recipe=(),
+            seed=0,
+            tools={},
+        ),
+        files=(model_file, golden_file),
+    )
+    return SmallPackage(manifest, codec.encode(manifest), wire)
