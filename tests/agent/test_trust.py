@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import CryptoSigner
-from support.tuf_simulator import TufSimulator
 
+from support.tuf_simulator import TufSimulator
 from trimtab_agent.contract import codec, topics
 from trimtab_agent.contract.messages import Assignment, AssignmentKeys, Signed
 from trimtab_agent.errors import (
@@ -198,12 +198,12 @@ def test_a_tampered_target_is_refused(simulator, fetcher, trust):
     simulator.release("model-1.json", b"good")
     digest = hashlib.sha256(b"good").hexdigest()
     simulator.broker.publish_document(digest, b"evil")
-    with pytest.raises(IntegrityError, match="TUF target 'model-1.json'"):
+    with pytest.raises(IntegrityError, match=r"TUF target 'model-1\.json'"):
         trust.manifest(fetcher, "model-1.json")
 
 
 def test_a_target_that_was_never_released_is_refused(simulator, fetcher, trust):
-    with pytest.raises(TrustError, match="'ghost.json' is not among the repository's signed"):
+    with pytest.raises(TrustError, match=r"'ghost\.json' is not among the repository's signed"):
         trust.manifest(fetcher, "ghost.json")
 
 

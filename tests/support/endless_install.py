@@ -6,8 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support.manifests import small_package  # noqa: E402
-from trimtab_agent.store import Store  # noqa: E402
+from support.manifests import small_package
+from trimtab_agent.store import Store
 
 
 def main() -> None:
