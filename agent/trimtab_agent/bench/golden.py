@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from trimtab_agent.contract.manifest import Golden, TensorSpec
 from trimtab_agent.contract.messages import GoldenCheck
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Array = npt.NDArray[Any]
+
+
+# What numpy and zipfile raise for a file that is missing, cut short, altered or not theirs.
+_UNREADABLE = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,13 @@ def load_samples(path: Path) -> Samples:
             differ in their number of samples.
     """
     try:
-        # Pickled objects could run code, and a package is data.
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        # Opened here, because numpy leaves the file open when it is no archive. Pickled objects
+        # could run code, and a package is data.
+        with path.open("rb") as file, NpzFile(file, allow_pickle=False) as archive:
+            members = {name: archive[name] for name in archive.files}
+    except _UNREADABLE as error:
         raise FormatError(f"golden samples {path} cannot be read: {error}") from error
+    arrays = {name: member for name, member in members.items() if isinstance(member, np.ndarray)}
     samples = Samples(inputs=_series(arrays, "in"), outputs=_series(arrays, "out"))
     counts = {len(array) if array.ndim else 0 for array in arrays.values()}
     if not samples.inputs or not samples.outputs or len(counts) != 1 or counts == {0}:

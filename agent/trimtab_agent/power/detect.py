@@ -41,6 +41,6 @@ def detect(root: Path = _ROOT) -> Detection:
     for find in _FINDERS:
         try:
             return Detection(source=find(root), reason="")
-        except DeviceError as error:  # noqa: PERF203 - two sensors: nothing to gain
+        except DeviceError as error:
             reasons.append(str(error))
     return Detection(source=None, reason="; ".join(reasons))

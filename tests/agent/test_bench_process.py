@@ -1,0 +1,154 @@
+"""The child process for real: models that run, and children that end in every bad way."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+
+import pytest
+
+from support.models import write_golden, write_model
+from support.sysfs import INA226, write_tree
+from trimtab_agent.bench import Plan, check_golden, measure
+from trimtab_agent.bench.process import describe_exit, run_child
+from trimtab_agent.bench.protocol import Request
+from trimtab_agent.contract.manifest import Golden, RuntimeSpec
+from trimtab_agent.errors import (
+    FormatError,
+    GoldenError,
+    MeasurementError,
+    RuntimeUnavailableError,
+    TrimtabError,
+)
+
+BRIEF = Plan(warmup_s=0.05, duration_s=0.1, min_runs=60, idle_s=0.2, energy_s=0.3, timeout_s=60)
+
+
+def spec(name: str, **changes) -> RuntimeSpec:
+    return RuntimeSpec(name=name, model="unused", **changes)
+
+
+@pytest.mark.parametrize("runtime", ["tflite", "onnxruntime", "openvino"])
+def test_measures_a_model(tmp_path, runtime):
+    model, samples = write_model(runtime, tmp_path), write_golden(tmp_path / "golden.npz")
+    entry = Golden(path="golden.npz", count=4, max_abs_error=1e-6)
+    assert check_golden(spec(runtime), model, samples, entry).max_abs_error <= 1e-6
+    found = measure(spec(runtime), model, samples, plan=BRIEF, power_root=tmp_path)
+    assert found.runtime == runtime
+    assert found.provider
+    assert found.latency.count >= 60
+    assert len(found.latency.raw_us) == 4 * found.latency.count
+    assert 0 < found.latency.min_us <= found.latency.p50_us <= found.latency.max_us
+    assert found.memory.peak_rss_bytes > found.memory.baseline_rss_bytes > 10 * 2**20
+    assert found.energy.level == "none"
+    assert found.energy.net_mj is None
+    assert "no RAPL" in (found.energy.reason or "")
+
+
+def test_measures_energy_where_there_is_a_sensor(tmp_path):
+    write_tree(tmp_path, INA226)
+    model, samples = write_model("onnxruntime", tmp_path), write_golden(tmp_path / "golden.npz")
+    found = measure(spec("onnxruntime"), model, samples, plan=BRIEF, power_root=tmp_path).energy
+    assert (found.level, found.source, found.scope) == (
+        "integrated_samples", "ina:unlabelled", "board",
+    )  # fmt: skip
+    assert found.load_power_mw == pytest.approx(6329)
+    assert found.net_mj == pytest.approx(0, abs=1e-9)
+    assert found.inferences
+    assert found.gross_mj == pytest.approx(6329 * 0.3 / found.inferences, rel=0.5)
+
+
+def test_an_error_of_the_child_comes_back_with_its_class(tmp_path):
+    model, samples = write_model("tflite", tmp_path), tmp_path / "golden.npz"
+    write_golden(samples, error=0.5)
+    entry = Golden(path="golden.npz", count=4, max_abs_error=0.1)
+    with pytest.raises(GoldenError, match=r"output 0 \(sum\) differs by 0.5 in golden sample 3"):
+        check_golden(spec("tflite"), model, samples, entry)
+    model.write_bytes(b"nonsense")
+    with pytest.raises(FormatError, match=r"model\.tflite is no model"):
+        check_golden(spec("tflite"), model, samples, entry)
+    with pytest.raises(RuntimeUnavailableError, match="NoSuchProvider"):
+        check_golden(
+            spec("onnxruntime", options={"provider": "NoSuchProvider"}), model, samples, entry
+        )
+
+
+def request(**changes) -> Request:
+    values = {
+        "mode": "latency",
+        "runtime": spec("tflite"),
+        "model_path": "/absent/model.tflite",
+        "golden_path": "/absent/golden.npz",
+        "plan": Plan(timeout_s=20),
+    }
+    return Request(**{**values, **changes})
+
+
+def child(code: str) -> list[str]:
+    return [sys.executable, "-c", textwrap.dedent(code)]
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "killed by SIGSEGV"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "killed by SIGKILL"),
+        ("raise ValueError('a deep reason')", "exit code 1: ValueError: a deep reason"),
+        ("raise SystemExit(3)", "exit code 3"),
+        ("", "reply of the child process cannot be read"),
+        ("print('{\"latency\": 5}')", r"reply of the child process cannot be read.*\$.latency"),
+    ],
+    ids=["crash", "killed", "traceback", "exit", "silent", "other reply"],
+)
+def test_a_child_that_ends_badly(code, message):
+    with pytest.raises(MeasurementError, match=message) as caught:
+        run_child(request(), command=child(code))
+    assert "latency pass of /absent/model.tflite" in str(caught.value)
+
+
+def test_a_child_that_hangs_is_ended():
+    plan = Plan(timeout_s=0.3)
+    with pytest.raises(MeasurementError, match=r"was ended after 0\.3 s"):
+        run_child(request(plan=plan), command=child("import time; time.sleep(60)"))
+
+
+def test_a_child_that_does_not_start(tmp_path):
+    with pytest.raises(MeasurementError, match="cannot be started"):
+        run_child(request(), command=[str(tmp_path / "no-python")])
+
+
+def test_a_child_that_ran_out_of_memory(tmp_path):
+    vmstat = tmp_path / "vmstat"
+    vmstat.write_text("nr_free_pages 7\noom_kill 4\n")
+    code = f"""
+        import os, pathlib, signal
+        pathlib.Path({str(vmstat)!r}).write_text("oom_kill 5\\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    with pytest.raises(MeasurementError, match="because memory ran out"):
+        run_child(request(), command=child(code), vmstat=vmstat)
+
+
+def test_an_unknown_signal_has_its_number():
+    assert describe_exit(-63, b"", out_of_memory=False) == "the process was killed by signal 63"
+
+
+def test_an_error_of_an_unknown_kind_is_still_an_error():
+    code = """print('{"fault": {"reason": "from the future", "message": "text"}}')"""
+    with pytest.raises(TrimtabError, match="text"):
+        run_child(request(), command=child(code))
+
+
+def test_what_a_runtime_prints_does_not_mix_with_the_reply(tmp_path):
+    code = """
+        import os
+        from trimtab_agent.bench import child
+        from trimtab_agent.bench.protocol import Reply
+        def serve(request):
+            print("chatter", flush=True)
+            os.system("echo chatter of a library")
+            return Reply(runtime_version="1.2")
+        child.serve = serve
+        child.main()
+    """
+    assert run_child(request(), command=child(code)).runtime_version == "1.2"
