@@ -138,6 +138,25 @@ class Sizes(msgspec.Struct, kw_only=True, frozen=True):
     weight_bytes: Count
 
 
+class Counts(msgspec.Struct, kw_only=True, frozen=True):
+    """Multiply-accumulates and parameters of the packaged model and of the original."""
+
+    macs: Count
+    parameters: Count
+    original_macs: Count
+    original_parameters: Count
+
+    @property
+    def macs_share(self) -> float:
+        """What is left of the multiply-accumulates, 0 to 1."""
+        return self.macs / self.original_macs
+
+    @property
+    def parameters_share(self) -> float:
+        """What is left of the parameters, 0 to 1."""
+        return self.parameters / self.original_parameters
+
+
 class Evaluation(msgspec.Struct, kw_only=True, frozen=True):
     """How good the packaged file is, measured on the host in the file's real runtime.
 
@@ -211,6 +230,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True):
         labels: Class names by output index, if known.
         golden: The samples it must reproduce.
         sizes: Wire, file and weight bytes.
+        counts: Multiply-accumulates and parameters, if they were counted.
         evaluation: How good it is; None when there was no data.
         budget: What it was made to meet.
         lineage: Where it came from.
@@ -230,6 +250,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True):
     labels: tuple[str, ...] | None = None
     golden: Golden
     sizes: Sizes
+    counts: Counts | None = None
     evaluation: Evaluation | None
     budget: Budget
     lineage: Lineage

@@ -45,12 +45,18 @@ def read_keras(path: Path) -> ir.Model:
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
         raise ModelError(f"{path} cannot be converted to ONNX: {_line(error)}") from error
     graph: ir.Model = ir.from_proto(proto)
-    _rename_outputs(graph, [_clean_name(name) for name in model.output_names])
+    _rename_outputs(graph, [_clean_name(name) for name in _output_names(model)])
     return graph
 
 
 def _call(model: Any, inputs: tuple[Any, ...]) -> Any:
     return model(inputs[0] if len(inputs) == 1 else list(inputs), training=False)
+
+
+def _output_names(model: Any) -> list[str]:
+    """Returns the names of the layers that make the outputs; Sequential models keep no list."""
+    names = getattr(model, "output_names", None)
+    return list(names) if names else [model.layers[-1].name]
 
 
 def _rename_outputs(model: ir.Model, names: list[str]) -> None:

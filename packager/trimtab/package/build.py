@@ -24,6 +24,7 @@ from trimtab_agent.contract.manifest import (
     FORMAT,
     Budget,
     Chunk,
+    Counts,
     Evaluation,
     Golden,
     Hardware,
@@ -59,6 +60,7 @@ class Description(msgspec.Struct, kw_only=True, frozen=True):
         outputs: In the model's order.
         labels: Class names by output index, if known.
         weight_bytes: The weights as the file stores them, decoded in memory.
+        counts: Multiply-accumulates and parameters, if they were counted.
         evaluation: How good it is; None when there was no data.
         budget: What it was made to meet.
         lineage: Where it came from.
@@ -74,6 +76,7 @@ class Description(msgspec.Struct, kw_only=True, frozen=True):
     outputs: tuple[TensorSpec, ...]
     labels: tuple[str, ...] | None = None
     weight_bytes: int
+    counts: Counts | None = None
     evaluation: Evaluation | None = None
     budget: Budget = Budget()
     lineage: Lineage
@@ -216,6 +219,7 @@ def _manifest(
             file_bytes=sum(entry.size_bytes for entry in entries if entry.path != GOLDEN_PATH),
             weight_bytes=description.weight_bytes,
         ),
+        counts=description.counts,
         evaluation=description.evaluation,
         budget=description.budget,
         lineage=description.lineage,

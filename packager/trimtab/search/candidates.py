@@ -18,12 +18,16 @@ MACS_SHARES = (1.0, 0.7, 0.5, 0.35, 0.25)
 before: where latency follows the multiply-accumulates, steps of equal weight."""
 
 
+FINE_TUNE_EPOCHS = 5
+"""After pruning. On the smart-watch CNN of the demo the held-back loss has levelled off by then."""
+
+
 class Candidate(msgspec.Struct, kw_only=True, frozen=True):
     """One way to compress a model, for one runtime.
 
     Attributes:
         id: Unique in a search, and part of the package's version.
-        recipe: The steps, in order, as `trimtab.compress.recipe` reads them; empty for the
+        recipe: The steps, in order, each as `trimtab.compress.recipe` reads it; empty for the
             original in this runtime's format.
         target: The runtime it is exported for.
         precision: What the runtime calculates in.
@@ -39,16 +43,18 @@ class Candidate(msgspec.Struct, kw_only=True, frozen=True):
 
 
 def ladder(
-    profile: Profile, targets: Collection[RuntimeName] | None = None
+    profile: Profile, targets: Collection[RuntimeName] | None = None, *, has_data: bool = True
 ) -> tuple[Candidate, ...]:
     """Returns the candidates for a kind of device, in the order in which to prefer them.
 
     Per runtime: the original, pruned to each of `MACS_SHARES`, and each of those in int8. Int8 is
-    tried only where the profile says that the runtime runs it fast.
+    tried only where the profile says that the runtime runs it fast. What was pruned is trained
+    for a few epochs; without data there is neither training nor int8, which needs calibration.
 
     Args:
         profile: Its runtimes are the permitted ones, best first.
         targets: Restricts them further; None for all.
+        has_data: Whether there are samples to train and to calibrate with.
 
     Raises:
         RecipeError: None of `targets` is in the profile.
@@ -62,10 +68,10 @@ def ladder(
             f"it has {', '.join(runtime.name for runtime in profile.runtimes)}"
         )
     return tuple(
-        _candidate(runtime.name, precision, share)
+        _candidate(runtime.name, precision, share, has_data=has_data)
         for runtime in runtimes
         for precision in _PRECISIONS
-        if precision in runtime.dtypes or precision == "float32"
+        if precision == "float32" or (precision in runtime.dtypes and has_data)
         for share in MACS_SHARES
     )
 
@@ -73,16 +79,20 @@ def ladder(
 _PRECISIONS: tuple[Precision, ...] = ("float32", "int8")
 
 
-def _candidate(target: RuntimeName, precision: Precision, share: float) -> Candidate:
+def _candidate(
+    target: RuntimeName, precision: Precision, share: float, *, has_data: bool
+) -> Candidate:
     """Returns the candidate for one runtime, precision and degree of pruning."""
     recipe: list[dict[str, Any]] = []
     name = f"{target}-{precision}"
     if share < 1:
         # Pruned first and quantized last: ranges are measured on the model that will run.
-        recipe.append({"technique": "prune_channels", "macs": share})
+        recipe.append({"prune_channels": {"macs": share}})
+        if has_data:
+            recipe.append({"fine_tune": {"epochs": FINE_TUNE_EPOCHS}})
         name += f"-prune{share * 100:.0f}"
     if precision == "int8":
-        recipe.append({"technique": "quantize_int8"})
+        recipe.append({"quantize_int8": {}})
     return Candidate(
         id=name, recipe=tuple(recipe), target=target, precision=precision, macs_share=share
     )

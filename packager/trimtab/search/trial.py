@@ -7,28 +7,9 @@ from typing import Literal
 import msgspec
 
 from trimtab.search.candidates import Candidate
-from trimtab_agent.contract.manifest import Evaluation, Sizes
+from trimtab_agent.contract.manifest import Counts, Evaluation, Sizes
 from trimtab_agent.contract.measurement import Measurement
 from trimtab_agent.contract.messages import GoldenCheck, Inventory, Report
-
-
-class Counts(msgspec.Struct, kw_only=True, frozen=True):
-    """Multiply-accumulates and parameters of a candidate and of the original."""
-
-    macs: int
-    parameters: int
-    original_macs: int
-    original_parameters: int
-
-    @property
-    def macs_share(self) -> float:
-        """What is left of the multiply-accumulates, 0 to 1."""
-        return self.macs / self.original_macs
-
-    @property
-    def parameters_share(self) -> float:
-        """What is left of the parameters, 0 to 1."""
-        return self.parameters / self.original_parameters
 
 
 class TrialFailure(msgspec.Struct, kw_only=True, frozen=True):

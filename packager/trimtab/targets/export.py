@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -72,7 +71,7 @@ def export(
         comparison = check_file(model, target, draft, samples)
         files = []
         for path in sorted(Path(scratch).iterdir()):
-            os.replace(path, directory / path.name)
+            path.replace(directory / path.name)
             files.append(directory / path.name)
     return Exported(
         target=target,

@@ -65,17 +65,24 @@ def check_file(
     shapes = [array.shape for array in actual], [array.shape for array in expected]
     if shapes[0] != shapes[1]:
         raise ExportError(
-            f"{path.name} for {target} gives outputs of the shapes {shapes[0]}, the model {shapes[1]}"
+            f"{path.name} for {target} gives outputs of the shapes {shapes[0]}, "
+            f"the model {shapes[1]}"
         )
     results = [compare(one, other) for one, other in zip(actual, expected, strict=True)]
     worst = max(results, key=lambda result: result.relative_error)
     fault = _fault(worst, quantized=is_quantized(model))
     if fault:
         raise ExportError(
-            f"{path.name} for {target} does not do what the model does: {fault} on {len(samples[0])} "
-            "samples. It was not let out; leave this target out or report the model"
+            f"{path.name} for {target} does not do what the model does: {fault} on "
+            f"{len(samples[0])} samples. It was not let out; leave this target out or report the "
+            "model"
         )
     return worst
+
+
+def relative_limit(*, quantized: bool) -> float:
+    """Returns how far, as a share of the largest output, kernels may be from each other."""
+    return INT8_RELATIVE_ERROR if quantized else FLOAT_RELATIVE_ERROR
 
 
 def is_quantized(model: ir.Model) -> bool:
@@ -103,7 +110,7 @@ def compare(actual: Array, expected: Array) -> Comparison:
 
 def _fault(result: Comparison, *, quantized: bool) -> str | None:
     """Returns what is wrong, in words with the figures, or None."""
-    limit = INT8_RELATIVE_ERROR if quantized else FLOAT_RELATIVE_ERROR
+    limit = relative_limit(quantized=quantized)
     if not np.isfinite(result.max_abs_error):
         return "outputs that are not finite"
     if result.relative_error > limit:

@@ -1,0 +1,1 @@
+"""The command `trimtab`: one module per command; each parses and prints, and decides nothing."""

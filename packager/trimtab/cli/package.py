@@ -1,0 +1,40 @@
+"""`trimtab package FOLDER`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trimtab.cli.options import DEFAULT_WORKSPACE, Json, Workspace
+from trimtab.cli.output import print_json
+
+
+def command(
+    folder: Annotated[
+        Path, typer.Argument(help="A target's folder that `trimtab compress` has written.")
+    ],
+    name: Annotated[str, typer.Option(help="The package's name, the same over its versions.")],
+    version: Annotated[str, typer.Option(help="Its version; a released one is never changed.")],
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    json: Json = False,
+) -> None:
+    """Pack a compressed model into one file and sign it.
+
+    Example: trimtab package small/tflite --name watch --version 1
+    """
+    from trimtab.workflow.release import release
+    from trimtab.workflow.workspace import Workspace as Opened
+
+    released = release(folder, Opened.open(workspace), name=name, version=version)
+    manifest = released.manifest
+    if json:
+        print_json({"package": str(released.path), "manifest": manifest})
+        return
+    sizes = manifest.sizes
+    typer.echo(f"{released.path}: signed as {manifest.target_name}")
+    typer.echo(
+        f"  {sizes.wire_bytes:,} bytes on the wire, {sizes.file_bytes:,} in the model's files, "
+        f"{sizes.weight_bytes:,} of weights in memory"
+    )

@@ -1,0 +1,275 @@
+"""A recipe applied to a model and exported: one folder per target, with `compressed.json`."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+
+from trimtab.compress.context import Context
+from trimtab.compress.recipe import Recipe, StepReport, run_recipe
+from trimtab.errors import RecipeError
+from trimtab.evaluate.evaluate import evaluate
+from trimtab.graph.count import count_model
+from trimtab.package.files import write_atomically
+from trimtab.package.golden import GoldenSamples, encode_golden
+from trimtab.targets import Comparison, export
+from trimtab.targets.gate import is_quantized, relative_limit
+from trimtab.workflow.source import Source
+from trimtab_agent import runtimes
+from trimtab_agent.contract import codec
+from trimtab_agent.contract.manifest import (
+    Counts,
+    Evaluation,
+    Lineage,
+    RuntimeName,
+    TensorSpec,
+)
+from trimtab_agent.contract.profile import Profile
+
+COMPRESSED_FILE = "compressed.json"
+GOLDEN_FILE = "golden.npz"
+
+_GATE_SAMPLES = 64
+_GOLDEN_SAMPLES = (2, 16)
+_GOLDEN_SHARE = 0.1
+"""As many golden samples, within the bounds above, as fit into a tenth of the model's bytes: they
+travel with it."""
+
+_TOOLS = (
+    "tensorflow-cpu",
+    "tensorflow",
+    "keras",
+    "tf2onnx",
+    "onnx",
+    "onnx-ir",
+    "onnxruntime",
+    "openvino",
+    "ai-edge-litert",
+    "numpy",
+    "trimtab",
+)
+
+
+class StepSummary(msgspec.Struct, kw_only=True, frozen=True):
+    """What one step of the recipe did.
+
+    Attributes:
+        technique: Its name.
+        macs: Multiply-accumulates before and after.
+        parameters: Parameters before and after.
+        weight_bytes: Bytes of the weights before and after.
+        duration_s: How long it took.
+    """
+
+    technique: str
+    macs: tuple[int, int]
+    parameters: tuple[int, int]
+    weight_bytes: tuple[int, int]
+    duration_s: float
+
+
+class Compressed(msgspec.Struct, kw_only=True, frozen=True):
+    """A compressed model for one target, as `compressed.json` tells it.
+
+    Attributes:
+        format: Always 1.
+        created: UTC, RFC 3339.
+        profile: Id of the hardware profile.
+        target: The runtime.
+        model: Name of the file to load.
+        files: Names of all files that belong to it.
+        file_bytes: All of them together.
+        weight_bytes: The weights as stored.
+        counts: Multiply-accumulates and parameters, of this and of the original.
+        inputs: As the runtime knows them.
+        outputs: Likewise.
+        threads: How many threads it gets.
+        runtime_version: What it was checked with.
+        comparison: The export gate's: the file against the graph that it was made from.
+        evaluation: The file against the original; None without data.
+        golden_max_abs_error: How far a device may be from `golden.npz`.
+        lineage: Where it came from.
+        steps: What each step did.
+    """
+
+    format: Literal[1] = 1
+    created: str
+    profile: str
+    target: RuntimeName
+    model: str
+    files: tuple[str, ...]
+    file_bytes: int
+    weight_bytes: int
+    counts: Counts
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    threads: int
+    runtime_version: str
+    comparison: Comparison
+    evaluation: Evaluation | None
+    golden_max_abs_error: float
+    lineage: Lineage
+    steps: tuple[StepSummary, ...]
+
+
+class Compressor:
+    """Applies recipes to one model. What recipes begin with in common is done once.
+
+    Args:
+        source: The model and its data.
+        profile: The kind of device.
+        seed: Of everything random.
+        log: Takes lines that say how far things are.
+    """
+
+    def __init__(
+        self, source: Source, profile: Profile, *, seed: int, log: Callable[[str], None]
+    ) -> None:
+        self._source = source
+        self._profile = profile
+        self._context = Context(
+            profile=profile, dataset=source.dataset, teacher=source.model, seed=seed, log=log
+        )
+        self._done: dict[str, tuple[ir.Model, tuple[StepReport, ...]]] = {}
+
+    def apply(self, recipe: Recipe) -> tuple[ir.Model, tuple[StepReport, ...]]:
+        """Returns the compressed graph and what each step did.
+
+        Raises:
+            TrimtabError: What a technique raises.
+        """
+        model: ir.Model = self._source.model
+        reports: tuple[StepReport, ...] = ()
+        for count in range(1, len(recipe.steps) + 1):
+            part = Recipe(steps=recipe.steps[:count])
+            key = json.dumps(part.to_dict(), sort_keys=True)
+            if key not in self._done:
+                last = run_recipe(model, Recipe(steps=part.steps[-1:]), self._context)
+                self._done[key] = (last.model, (*reports, *last.reports))
+            model, reports = self._done[key]
+        return model, reports
+
+    def write(self, recipe: Recipe, target: RuntimeName, directory: Path) -> Compressed:
+        """Compresses, exports and evaluates; writes everything into `directory`.
+
+        Raises:
+            RecipeError: The profile has no such runtime.
+            ExportError: The exported file does not do what the graph does.
+            TrimtabError: What a technique raises.
+        """
+        permitted = [runtime.name for runtime in self._profile.runtimes]
+        if target not in permitted:
+            raise RecipeError(
+                f"profile {self._profile.id} has no runtime {target!r}; it has "
+                f"{', '.join(permitted)}"
+            )
+        model, reports = self.apply(recipe)
+        samples = tuple(array[:_GATE_SAMPLES] for array in self._source.samples)
+        exported = export(model, target, directory, samples=samples)
+        session = runtimes.load(target, exported.path, threads=self._profile.threads)
+        golden = self._golden(session, model, exported.file_bytes)
+        compressed = Compressed(
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            profile=self._profile.id,
+            target=target,
+            model=exported.path.name,
+            files=tuple(path.name for path in exported.files),
+            file_bytes=exported.file_bytes,
+            weight_bytes=exported.weight_bytes,
+            counts=self._counts(model),
+            inputs=session.inputs,
+            outputs=session.outputs,
+            threads=self._profile.threads,
+            runtime_version=session.version,
+            comparison=exported.comparison,
+            evaluation=self._evaluate(session),
+            golden_max_abs_error=golden.max_abs_error,
+            lineage=self._lineage(recipe),
+            steps=tuple(_summary(report) for report in reports),
+        )
+        write_atomically(directory / GOLDEN_FILE, encode_golden(golden))
+        write_atomically(directory / COMPRESSED_FILE, codec.encode_pretty(compressed))
+        return compressed
+
+    def _evaluate(self, session: runtimes.Session) -> Evaluation | None:
+        if self._source.dataset is None:
+            return None
+        return evaluate(session, self._source.dataset.test, self._source.reference)
+
+    def _golden(self, session: runtimes.Session, model: ir.Model, file_bytes: int) -> GoldenSamples:
+        """Takes some samples and what the exported file answers to them."""
+        samples = self._source.samples
+        sample_bytes = sum(array[:1].nbytes for array in samples)
+        least, most = _GOLDEN_SAMPLES
+        count = min(most, max(least, int(file_bytes * _GOLDEN_SHARE / sample_bytes)))
+        # Spread over the data set, which may be sorted by class.
+        chosen = np.linspace(0, len(samples[0]) - 1, min(count, len(samples[0]))).astype(int)
+        inputs = [array[chosen] for array in samples]
+        outputs = runtimes.run_samples(session, inputs)
+        largest = max(float(np.abs(array).max()) for array in outputs)
+        limit = relative_limit(quantized=is_quantized(model)) * largest
+        return GoldenSamples(inputs=inputs, outputs=outputs, max_abs_error=limit)
+
+    def _counts(self, model: ir.Model) -> Counts:
+        now, before = count_model(model), count_model(self._source.model)
+        return Counts(
+            macs=now.macs,
+            parameters=now.parameters,
+            original_macs=before.macs,
+            original_parameters=before.parameters,
+        )
+
+    def _lineage(self, recipe: Recipe) -> Lineage:
+        return Lineage(
+            source_name=self._source.path.name,
+            source_sha256=self._source.sha256,
+            recipe=tuple(recipe.to_dict()["steps"]),
+            seed=self._context.seed,
+            tools=tool_versions(),
+        )
+
+
+def read_compressed(directory: Path) -> Compressed:
+    """Reads the `compressed.json` of a folder that `Compressor.write` has made.
+
+    Raises:
+        RecipeError: There is none.
+        FormatError: It is malformed.
+    """
+    path = directory / COMPRESSED_FILE
+    if not path.is_file():
+        raise RecipeError(f"{directory} has no {COMPRESSED_FILE}; make it with: trimtab compress")
+    return codec.decode(path.read_bytes(), Compressed, what=str(path))
+
+
+def _summary(report: StepReport) -> StepSummary:
+    before, after = report.before, report.after
+    return StepSummary(
+        technique=report.step.technique,
+        macs=(before.macs, after.macs),
+        parameters=(before.parameters, after.parameters),
+        weight_bytes=(before.weight_bytes, after.weight_bytes),
+        duration_s=report.duration_s,
+    )
+
+
+def tool_versions() -> dict[str, str]:
+    """Returns the versions of what a package is made with, those that are installed."""
+    from importlib.metadata import PackageNotFoundError
+
+    found: dict[str, Any] = {"python": platform.python_version()}
+    for name in _TOOLS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,97 @@
+"""A package brought to a device, and the device's report brought back."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from trimtab.fleet.devices import Devices
+from trimtab.fleet.ingest import Ingest
+from trimtab.fleet.publish import PublishResult, assign, publish_package
+from trimtab.fleet.reports import ReportStore
+from trimtab.package.read import Package
+from trimtab.workflow.workspace import Workspace
+from trimtab_agent.contract.messages import Assignment, Report, Status
+from trimtab_agent.link import Link, parse_broker_url
+
+CONNECT_TIMEOUT_S = 10.0
+ONLINE_TIMEOUT_S = 30.0
+
+
+class Delivery:
+    """An open connection to a broker, on behalf of a workspace.
+
+    Args:
+        link: The connection.
+        workspace: Whose keys sign and whose database stores.
+        store: The reports.
+    """
+
+    def __init__(self, link: Link, workspace: Workspace, store: ReportStore) -> None:
+        self._link = link
+        self._repository = workspace.repository()
+        self._retained: set[str] = set()
+        self._devices = Devices(link)
+        self._ingest = Ingest(link, store)
+
+    def publish(
+        self, package: Package, on_progress: Callable[[int, int], None] | None = None
+    ) -> PublishResult:
+        """Publishes a package, less what this connection has published before.
+
+        Raises:
+            PackageError: The package has changed, or does not fit the broker.
+            NetworkError: The broker refuses or does not answer.
+        """
+        return publish_package(
+            self._link,
+            self._repository,
+            package,
+            retained=self._retained,
+            on_progress=on_progress,
+        )
+
+    def assign(self, device: str, target: str, trial: str | None = None) -> Assignment:
+        """Tells a device what it should run.
+
+        Raises:
+            CallerError: The device id cannot be used, or the package is not released.
+            NetworkError: The broker refuses or does not answer.
+        """
+        return assign(self._link, self._repository, device, target, trial)
+
+    def wait_until_online(self, device: str, timeout_s: float = ONLINE_TIMEOUT_S) -> Status:
+        """Returns the device's status once it is there.
+
+        Raises:
+            DeviceTimeoutError: It does not come.
+        """
+        return self._devices.wait_for_device(device, timeout_s)
+
+    def wait_for_report(self, assignment: Assignment, timeout_s: float) -> Report:
+        """Returns the device's report on an assignment.
+
+        Raises:
+            DeviceTimeoutError: It does not come; the message says how far the device got.
+        """
+        return self._ingest.wait_for_report(assignment.device, assignment.counter, timeout_s)
+
+
+@contextmanager
+def open_delivery(workspace: Workspace, broker: str) -> Iterator[Delivery]:
+    """Connects to a broker.
+
+    Raises:
+        CallerError: The broker's address is malformed.
+        BrokerError: The broker is not there, or refuses.
+        StorageError: The reports' database cannot be opened.
+    """
+    store = ReportStore(workspace.database_url)
+    link = Link(parse_broker_url(broker), f"trimtab-host-{uuid.uuid4().hex[:8]}")
+    try:
+        with link:
+            link.connect(CONNECT_TIMEOUT_S)
+            yield Delivery(link, workspace, store)
+    finally:
+        store.close()

@@ -1,0 +1,164 @@
+"""The loop: compress, release, deliver, measure on the device, and compress again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from trimtab.compress.recipe import parse_recipe
+from trimtab.package.read import open_package
+from trimtab.search.candidates import Candidate, ladder
+from trimtab.search.loop import Listener, SearchResult, search
+from trimtab.search.trial import Built, Measured, measured_from_report
+from trimtab.workflow.compress import Compressor
+from trimtab.workflow.deliver import Delivery
+from trimtab.workflow.release import release
+from trimtab.workflow.source import Source
+from trimtab.workflow.workspace import Workspace
+from trimtab_agent.contract.chunks import sha256_hex
+from trimtab_agent.contract.manifest import Budget, RuntimeName
+from trimtab_agent.contract.profile import Profile
+
+REPORT_TIMEOUT_S = 600.0
+"""A slow board takes minutes to measure; a device that is silent for longer is gone."""
+
+SEARCH_FILE = "search.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What to optimize.
+
+    Attributes:
+        source: The model and its data.
+        data: The data's file, if there is one.
+        profile: The kind of device.
+        targets: The runtimes to consider.
+        device: The device that measures.
+        name: The packages' name.
+        budget: What to keep.
+        seed: Of everything random.
+        output: Folder for the search's file and the compressed models.
+    """
+
+    source: Source
+    data: Path | None
+    profile: Profile
+    targets: tuple[RuntimeName, ...]
+    device: str
+    name: str
+    budget: Budget
+    seed: int
+    output: Path
+
+
+def optimize(
+    task: Task,
+    workspace: Workspace,
+    delivery: Delivery,
+    *,
+    log: Callable[[str], None],
+    listener: Listener | None = None,
+) -> SearchResult:
+    """Searches on a real device, and leaves it running the best package that was found.
+
+    Args:
+        task: What to optimize.
+        workspace: Whose packages and keys.
+        delivery: The connection to the device.
+        log: Takes lines of progress.
+        listener: Told what the search does.
+
+    Returns:
+        All trials, those of an earlier interrupted run of the same search included.
+
+    Raises:
+        DeviceTimeoutError: The device is not there, or stops answering.
+        TrimtabError: Something that is no fault of a candidate; what was done is on disk.
+    """
+    delivery.wait_until_online(task.device)
+    device = _MqttDevice(task.device, delivery)
+    result = search(
+        ladder(task.profile, task.targets, has_data=task.source.dataset is not None),
+        task.budget,
+        builder=_PackageBuilder(task, workspace, log),
+        device=device,
+        path=task.output / SEARCH_FILE,
+        subject=_subject(task),
+        listener=listener,
+    )
+    best = result.best
+    if result.stopped_by != "interrupted" and best is not None and best.built is not None:
+        device.settle(best.built)
+    return result
+
+
+def _subject(task: Task) -> dict[str, str]:
+    """Returns what makes this search this one: with anything else, its trials do not count."""
+    return {
+        "model": task.source.sha256,
+        "data": "none" if task.data is None else sha256_hex(task.data.read_bytes()),
+        "profile": task.profile.id,
+        "device": task.device,
+        "seed": str(task.seed),
+    }
+
+
+class _PackageBuilder:
+    """The search's port to the host: candidates to signed packages."""
+
+    def __init__(self, task: Task, workspace: Workspace, log: Callable[[str], None]) -> None:
+        self._task = task
+        self._workspace = workspace
+        self._compressor = Compressor(task.source, task.profile, seed=task.seed, log=log)
+
+    def build(self, candidate: Candidate) -> Built:
+        """Compresses, exports, evaluates, packs and signs a candidate."""
+        task = self._task
+        recipe = parse_recipe({"steps": candidate.recipe}, f"candidate {candidate.id}")
+        directory = task.output / "candidates" / candidate.id
+        compressed = self._compressor.write(recipe, candidate.target, directory)
+        # A released version never changes, and the same search may be run again.
+        stamp = datetime.now(UTC).strftime("%Y%m%d%H%M%S")
+        released = release(
+            directory,
+            self._workspace,
+            name=task.name,
+            version=f"{stamp}.{candidate.id}",
+            budget=task.budget,
+        )
+        return Built(
+            package=str(released.path),
+            target=released.manifest.target_name,
+            counts=compressed.counts,
+            sizes=released.manifest.sizes,
+            evaluation=compressed.evaluation,
+        )
+
+
+class _MqttDevice:
+    """The search's port to the device: packages to measurements."""
+
+    def __init__(self, device: str, delivery: Delivery) -> None:
+        self._device = device
+        self._delivery = delivery
+        self._active: str | None = None
+
+    def measure(self, candidate: Candidate, built: Built) -> Measured:
+        """Publishes the package, assigns it, and waits for what the device reports."""
+        self._delivery.publish(open_package(Path(built.package)))
+        return self._assign(built, trial=candidate.id)
+
+    def settle(self, built: Built) -> None:
+        """Makes sure that the device runs this package in the end."""
+        if self._active != built.target:
+            self._delivery.publish(open_package(Path(built.package)))
+            self._assign(built, trial=None)
+
+    def _assign(self, built: Built, trial: str | None) -> Measured:
+        assignment = self._delivery.assign(self._device, built.target, trial)
+        report = self._delivery.wait_for_report(assignment, REPORT_TIMEOUT_S)
+        self._active = report.active
+        return measured_from_report(report)
