@@ -21,7 +21,7 @@ from trimtab_agent.errors import (
     TrimtabError,
 )
 
-BRIEF = Plan(warmup_s=0.05, duration_s=0.1, min_runs=60, idle_s=0.2, energy_s=0.3, timeout_s=60)
+BRIEF = Plan(warmup_s=0.05, duration_s=0.1, min_runs=60, idle_s=0.2, energy_s=0.3)
 
 
 def spec(name: str, **changes) -> RuntimeSpec:
@@ -79,7 +79,7 @@ def request(**changes) -> Request:
         "runtime": spec("tflite"),
         "model_path": "/absent/model.tflite",
         "golden_path": "/absent/golden.npz",
-        "plan": Plan(timeout_s=20),
+        "plan": Plan(),
     }
     return Request(**{**values, **changes})
 
@@ -107,7 +107,7 @@ def test_a_child_that_ends_badly(code, message):
 
 
 def test_a_child_that_hangs_is_ended():
-    plan = Plan(timeout_s=0.3)
+    plan = Plan(warmup_limit_s=0, duration_s=0, limit_s=0, idle_s=0, energy_s=0, grace_s=0.3)
     with pytest.raises(MeasurementError, match=r"was ended after 0\.3 s"):
         run_child(request(plan=plan), command=child("import time; time.sleep(60)"))
 

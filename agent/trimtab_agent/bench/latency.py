@@ -138,7 +138,7 @@ def _timed(
         after = clock_ns()
         raw_ns.append(after - before)
         elapsed_s = (after - start) / 1e9
-        if len(raw_ns) >= plan.max_runs or elapsed_s >= plan.limit_s:
+        if len(raw_ns) >= plan.max_runs or elapsed_s >= plan.timed_limit_s:
             return raw_ns
         if elapsed_s >= plan.duration_s and len(raw_ns) >= plan.min_runs:
             return raw_ns
