@@ -251,5 +251,5 @@ def test_a_candidate_that_is_there_twice(tmp_path, world):
 
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot be written: Not a directory|File exists"):
+    with pytest.raises(StorageError, match=r"cannot be written: (Not a directory|File exists)"):
         save_state(tmp_path / "file" / "search.json", SearchState(subject={}))

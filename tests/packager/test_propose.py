@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.search import INVENTORY, World, measurement, take
+from trimtab.compress.recipe import parse_recipe
 from trimtab.errors import RecipeError
 from trimtab.hardware import load_profile
 from trimtab.search import model
@@ -69,8 +70,15 @@ def test_the_ladder_starts_with_the_original_in_the_preferred_runtime():
 def test_the_ladder_has_pruning_int8_and_both_per_runtime():
     assert len(CANDIDATES) == len(BY_ID) == 3 * 2 * len(MACS_SHARES)
     both = BY_ID["openvino-int8-prune50"]
-    assert [step["technique"] for step in both.recipe] == ["prune_channels", "quantize_int8"]
+    assert [*map(list, both.recipe)] == [["prune_channels"], ["fine_tune"], ["quantize_int8"]]
+    assert both.recipe[0] == {"prune_channels": {"macs": 0.5}}
     assert both.target == "openvino"
+
+
+@pytest.mark.parametrize("name", sorted(BY_ID))
+def test_every_recipe_is_one_that_compress_reads(name):
+    recipe = parse_recipe({"steps": BY_ID[name].recipe}, name)
+    assert len(recipe.steps) == len(BY_ID[name].recipe)
 
 
 def test_targets_restrict_the_ladder():

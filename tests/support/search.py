@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from trimtab.search.candidates import Candidate
-from trimtab.search.trial import Built, Counts, Measured, Trial, TrialFailure
-from trimtab_agent.contract.manifest import Evaluation, Sizes
+from trimtab.search.trial import Built, Measured, Trial, TrialFailure
+from trimtab_agent.contract.manifest import Counts, Evaluation, Sizes
 from trimtab_agent.contract.measurement import Energy, Environment, Latency, Measurement, Memory
 from trimtab_agent.contract.messages import GoldenCheck, Inventory
 
