@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import queue
-from types import SimpleNamespace
+from datetime import timedelta
 
 import pytest
 
@@ -139,6 +138,25 @@ def test_what_the_broker_holds_is_not_sent_again(repository, package, tmp_path):
     assert topics.document("timestamp.json", 0) in link.topics
 
 
+def test_publishing_and_assigning_keep_the_metadata_fresh(tmp_path, package):
+    now = [utc_now()]
+    repository = Repository.init(tmp_path / "repo", clock=lambda: now[0])
+    timestamp = topics.document("timestamp.json", 0)
+    publish_package(Recorder(), repository, package)
+    for publish in (
+        lambda link: publish_package(link, repository, package),
+        lambda link: assign(link, repository, "dev-1", "demo-1.json"),
+    ):
+        now[0] += timedelta(days=10)
+        link = Recorder()
+        publish(link)
+        assert timestamp in link.topics
+        assert not repository.needs_refresh
+    link = Recorder()
+    assign(link, repository, "dev-1", "demo-1.json")
+    assert link.topics == [topics.assignment("dev-1")]
+
+
 def test_progress_is_told_in_bytes(repository, package):
     steps = []
     publish_package(Recorder(), repository, package, on_progress=lambda *step: steps.append(step))
@@ -181,8 +199,7 @@ def test_a_version_cannot_be_published_twice_with_other_content(repository, pack
 
 
 def test_an_assignment_of_something_unreleased_is_not_sent(repository):
-    sent = queue.Queue()
-    link = SimpleNamespace(publish=lambda *message, **_: sent.put(message))
+    link = Recorder()
     with pytest.raises(CallerError, match="is not released here"):
         assign(link, repository, "dev-1", "demo-1.json")
-    assert sent.empty()
+    assert link.topics == []

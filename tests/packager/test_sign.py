@@ -153,6 +153,20 @@ def test_the_snapshot_is_renewed_with_half_of_its_time_left(repository, client, 
     client().refresh()
 
 
+def test_a_refresh_is_due_after_half_of_the_time(repository, clock):
+    assert not repository.needs_refresh
+    clock.now += timedelta(days=EXPIRY_DAYS["timestamp"] / 2, seconds=1)
+    assert repository.needs_refresh
+    repository.refresh_timestamp()
+    assert not repository.needs_refresh
+
+
+def test_an_empty_directory_can_become_a_repository(tmp_path):
+    (tmp_path / "empty").mkdir()
+    Repository.init(tmp_path / "empty")
+    assert Repository.open(tmp_path / "empty").root_version == 1
+
+
 def test_documents_come_after_what_they_refer_to(repository):
     repository.add_target("demo-1.json", b"one")
     names = [name for name, _ in repository.documents()]

@@ -91,7 +91,7 @@ def publish_package(
 def publish_metadata(
     link: Link, repository: Repository, *, retained: set[str] | None = None
 ) -> None:
-    """Publishes the repository's TUF metadata and targets.
+    """Publishes the repository's TUF metadata and targets, signed afresh if that is due.
 
     Args:
         link: The connection.
@@ -100,11 +100,13 @@ def publish_metadata(
 
     Raises:
         PackageError: A document has more parts than a device reads.
-        RepositoryError: A file of the repository is missing or broken.
+        RepositoryError: The repository lacks a key or a file.
         BrokerError: There is no connection, or the broker refuses a message.
         TransferTimeoutError: The broker did not acknowledge a message.
     """
     retained = set() if retained is None else retained
+    if repository.needs_refresh:
+        repository.refresh_timestamp()
     for name, data in repository.documents():
         if name not in retained:
             publish_document(link, name, data)
@@ -136,6 +138,8 @@ def assign(
         BrokerError: There is no connection, or the broker refuses the message.
         TransferTimeoutError: The broker did not acknowledge it.
     """
+    if repository.needs_refresh:
+        publish_metadata(link, repository)
     assignment = repository.new_assignment(device, target, trial=trial)
     message = repository.sign_assignment(assignment)
     link.publish(topics.assignment(device), message, retain=True, wait_s=PUBLISH_TIMEOUT_S)

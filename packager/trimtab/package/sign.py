@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 from tuf.api.metadata import TargetFile
 
@@ -127,19 +128,27 @@ class Repository:
     def refresh_timestamp(self) -> None:
         """Signs a new timestamp, and a new snapshot once half of its time is over.
 
-        Run it at least every `EXPIRY_DAYS["timestamp"]` days, and publish what it wrote: devices
-        refuse what has expired.
+        Devices refuse what has expired. Publishing and assigning call this when it is due; a host
+        that does neither for days must call it, and publish the metadata.
 
         Raises:
             RepositoryError: A key or a metadata file is missing or broken.
             StorageError: The disk has no room or refuses a write.
         """
         with self._sole_writer():
-            half = timedelta(days=EXPIRY_DAYS["snapshot"] / 2)
-            if self._metadata.snapshot().expires - self._clock() < half:
+            if self._is_half_over("snapshot"):
                 self._metadata.renew_snapshot()
             else:
                 self._metadata.renew_timestamp()
+
+    @property
+    def needs_refresh(self) -> bool:
+        """Whether the timestamp or the snapshot has less than half of its time left."""
+        return self._is_half_over("timestamp") or self._is_half_over("snapshot")
+
+    def _is_half_over(self, role: Literal["snapshot", "timestamp"]) -> bool:
+        signed = self._metadata.snapshot() if role == "snapshot" else self._metadata.timestamp()
+        return signed.expires - self._clock() < timedelta(days=EXPIRY_DAYS[role] / 2)
 
     def targets(self) -> dict[str, str]:
         """Returns the SHA-256 of every released TUF target, by name.
