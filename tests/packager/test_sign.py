@@ -308,7 +308,7 @@ def test_a_failed_init_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sign, "_store", fail)
+    monkeypatch.setattr(sign.TargetFiles, "write", fail)
     with pytest.raises(KeyboardInterrupt):
         Repository.init(tmp_path / "repo")
     assert not list(tmp_path.iterdir())

@@ -43,7 +43,7 @@ def boundaries(path: str, data: bytes) -> list[int]:
         return []
     try:
         found = [(start, end) for start, end in spans(data) if end - start >= MIN_TENSOR_BYTES]
-    except (struct.error, IndexError, ValueError, RecursionError):
+    except (struct.error, IndexError, ValueError):
         # Not what its suffix says. Whether it is a model is for the runtime to decide.
         return []
     inside = {at for span in found for at in span if 0 < at < len(data)}

@@ -21,14 +21,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from tuf.api.metadata import TargetFile
-
 from trimtab.errors import RepositoryError
 from trimtab.package.counters import Counters
-from trimtab.package.files import write_atomically
 from trimtab.package.keys import KeyStore
 from trimtab.package.metadata import EXPIRY_DAYS, Clock, MetadataFiles, utc_now
-from trimtab_agent.contract import chunks, codec
+from trimtab.package.target_files import TargetFiles, check_release
+from trimtab_agent.contract import codec
 from trimtab_agent.contract.messages import (
     ASSIGNMENT_KEYS_TARGET,
     Assignment,
@@ -59,6 +57,7 @@ class Repository:
         self._clock = clock
         self._keys = KeyStore(directory / "keys")
         self._metadata = MetadataFiles(directory / "metadata", self._keys, clock)
+        self._targets = TargetFiles(directory / "targets")
         self._counters = Counters(directory / "counters.sqlite")
 
     @classmethod
@@ -120,10 +119,10 @@ class Repository:
         with self._sole_writer():
             released = self.targets()
             for name, data in targets.items():
-                _check_release(name, data, released)
+                check_release(name, data, released)
             new = {name: data for name, data in targets.items() if name not in released}
             if new:
-                self._metadata.add(_store(self._directory, new))
+                self._metadata.add(self._targets.write(new))
 
     def refresh_timestamp(self) -> None:
         """Signs a new timestamp, and a new snapshot once half of its time is over.
@@ -168,14 +167,7 @@ class Repository:
             CallerError: It is not released.
             RepositoryError: Its file is missing or has other bytes.
         """
-        path = self._directory / "targets" / f"{self._released(name)}.{name}"
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise RepositoryError(f"cannot read {path}: {error.strerror}") from error
-        if chunks.sha256_hex(data) != self.targets()[name]:
-            raise RepositoryError(f"{path} has other bytes than were signed: restore it")
-        return data
+        return self._targets.read(name, self._released(name))
 
     def documents(self) -> Iterator[tuple[str, bytes]]:
         """Yields what a device reads, by document name, in the order in which to publish it.
@@ -187,7 +179,7 @@ class Repository:
             RepositoryError: A file is missing or broken.
         """
         for name, sha256 in sorted(self.targets().items()):
-            yield sha256, self.target(name)
+            yield sha256, self._targets.read(name, sha256)
         for name in self._metadata.names_in_force():
             yield name, self._metadata.read_bytes(name)
 
@@ -263,27 +255,8 @@ def _fill(directory: Path, clock: Clock) -> None:
     keys.generate()
     keyid, raw = keys.assignment_key()
     allowed = codec.encode(AssignmentKeys(keys={keyid: raw}))
-    listed = _store(directory, {ASSIGNMENT_KEYS_TARGET: allowed})
+    listed = TargetFiles(directory / "targets").write({ASSIGNMENT_KEYS_TARGET: allowed})
     MetadataFiles(directory / "metadata", keys, clock).init(listed)
-
-
-def _store(directory: Path, targets: Mapping[str, bytes]) -> dict[str, TargetFile]:
-    """Writes the contents of TUF targets and returns how metadata lists them."""
-    listed = {}
-    for name, data in targets.items():
-        write_atomically(directory / "targets" / f"{chunks.sha256_hex(data)}.{name}", data)
-        listed[name] = TargetFile.from_data(name, data, ["sha256"])
-    return listed
-
-
-def _check_release(name: str, data: bytes, released: Mapping[str, str]) -> None:
-    """Refuses a name that cannot be a file, or one that stands for other content already."""
-    if not name or "/" in name or name.startswith("."):
-        raise CallerError(f"{name!r} cannot name a TUF target: take a plain file name")
-    if released.get(name, chunks.sha256_hex(data)) != chunks.sha256_hex(data):
-        raise CallerError(
-            f"{name!r} is released already, with other content: give the package a new version"
-        )
 
 
 def _rfc3339(time: datetime) -> str:
