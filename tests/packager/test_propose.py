@@ -110,7 +110,7 @@ def test_one_measurement_is_enough_to_jump_ahead():
     trials = [world.trial(CANDIDATES[0])]
     chosen = propose(CANDIDATES, trials, Budget(latency_p95_us=330, accuracy_drop=0.05))
     assert chosen is not None
-    assert chosen.precision == "int8"
+    assert (chosen.target, chosen.precision) == ("tflite", "int8")  # the preferred runtime still
     assert chosen.macs_share < 1
 
 

@@ -149,7 +149,7 @@ def _x_ticks(low: float, high: float) -> list[float]:
     """Returns 1, 2, 5, 10, ... between two logarithms; a finer grid where that leaves few."""
     for digits in (
         (1, 2, 5),
-        (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9),
+        (1, 1.5, 2, 3, 5, 7),
         tuple(n / 10 for n in range(10, 100)),
     ):
         ticks = [

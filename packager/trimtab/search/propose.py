@@ -139,7 +139,8 @@ def _preference(
 ) -> tuple[float, float, float]:
     """Returns a key by which better candidates sort first; see the policy above."""
     excess = _worst_excess(prediction, budget)
-    return max(excess, 0.0), prediction.accuracy_drop, -candidate.macs_share
+    # Below a hundredth of a point, a difference in accuracy is arithmetic noise.
+    return max(excess, 0.0), round(prediction.accuracy_drop, 4), -candidate.macs_share
 
 
 def _worst_excess(prediction: Prediction, budget: Budget) -> float:

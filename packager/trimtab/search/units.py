@@ -37,7 +37,8 @@ def show_share(value: float | None) -> str:
 
 def show_points(value: float | None) -> str:
     """Returns a difference of shares in percentage points with its sign, such as `+0.42`."""
-    return ABSENT if value is None else f"{value * 100:+.2f}"
+    # Adding zero turns a rounded -0.0 into 0.0, which has no sign to mislead.
+    return ABSENT if value is None else f"{round(value * 100, 2) + 0.0:+.2f}"
 
 
 def show_mj(value: float | None) -> str:
