@@ -1,10 +1,16 @@
 """The arithmetic of int8: which real numbers the 256 codes stand for.
 
 A code `q` stands for `scale * (q - zero_point)` (ONNX QuantizeLinear and DequantizeLinear;
-Jacob et al. 2018, arXiv:1712.05877, equation 1). Activations use all 256 codes with a zero point
-of their own. Weights use -127..127 around zero point 0: every kernel library requires it, and it
-saves them a correction term for each product. A bias is an int32 in units of input scale times
-weight scale, so that a kernel adds it straight to its accumulator.
+Jacob et al. 2018, arXiv:1712.05877, equation 1). Activations use the codes 0..255 with a zero
+point of their own. Weights use -127..127 around zero point 0: every kernel library requires it,
+and it saves them a correction term for each product. A bias is an int32 in units of input scale
+times weight scale, so that a kernel adds it straight to its accumulator.
+
+Activations are uint8, not int8, because that is what runs right and fast. ONNX Runtime 1.31 on
+x86-64 turns int8 activations into uint8 when it loads a graph, but misses those with several
+readers, and the convolutions around every residual connection stay float. OpenVINO 2026.4 computes
+a convolution behind a Concat of int8 activations wrongly, by up to 23 of 255 steps. TFLite's codes
+are int8, but its converter reads ranges, not codes.
 """
 
 from __future__ import annotations
@@ -14,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-INT8_MIN, INT8_MAX = -128, 127
+CODE_MIN, CODE_MAX = 0, 255
 WEIGHT_MAX = 127
 # Half of int32: the other half is for the sum of products that the bias is added to.
 BIAS_MAX = 2**30
@@ -25,7 +31,7 @@ SMALLEST_EXTENT = 1e-12
 
 @dataclass(frozen=True)
 class Range:
-    """The real interval that an activation's int8 codes have to cover.
+    """The real interval that an activation's codes have to cover.
 
     Attributes:
         low: Smallest value, at most 0.
@@ -50,11 +56,11 @@ class Range:
 
 @dataclass(frozen=True)
 class AffineParameters:
-    """What an activation's int8 codes stand for.
+    """What an activation's codes stand for.
 
     Attributes:
         scale: Size of one step, above 0, exact in float32.
-        zero_point: The code for 0.0, in -128..127.
+        zero_point: The code for 0.0, in 0..255.
     """
 
     scale: float
@@ -71,25 +77,25 @@ def activation_parameters(covered: Range) -> AffineParameters:
     """
     extent = covered.high - covered.low
     if extent < SMALLEST_EXTENT:
-        return AffineParameters(float(np.float32(1 / 255)), INT8_MIN)
-    scale = float(np.float32(extent / (INT8_MAX - INT8_MIN)))
-    zero_point = round(INT8_MIN - covered.low / scale)
-    return AffineParameters(scale, int(np.clip(zero_point, INT8_MIN, INT8_MAX)))
+        return AffineParameters(float(np.float32(1 / 255)), CODE_MIN)
+    scale = float(np.float32(extent / (CODE_MAX - CODE_MIN)))
+    zero_point = round(CODE_MIN - covered.low / scale)
+    return AffineParameters(scale, int(np.clip(zero_point, CODE_MIN, CODE_MAX)))
 
 
 def quantize_activation(
     values: NDArray[np.floating], parameters: AffineParameters
-) -> NDArray[np.int8]:
-    """Round real values to int8 codes, halves to even as ONNX QuantizeLinear does."""
+) -> NDArray[np.uint8]:
+    """Round real values to uint8 codes, halves to even as ONNX QuantizeLinear does."""
     codes = np.rint(values / parameters.scale) + parameters.zero_point
-    clipped: NDArray[np.int8] = np.clip(codes, INT8_MIN, INT8_MAX).astype(np.int8)
+    clipped: NDArray[np.uint8] = np.clip(codes, CODE_MIN, CODE_MAX).astype(np.uint8)
     return clipped
 
 
 def dequantize_activation(
-    codes: NDArray[np.int8], parameters: AffineParameters
+    codes: NDArray[np.uint8], parameters: AffineParameters
 ) -> NDArray[np.float32]:
-    """Give the real values that int8 codes stand for."""
+    """Give the real values that uint8 codes stand for."""
     steps = codes.astype(np.int32) - parameters.zero_point
     return (steps * np.float32(parameters.scale)).astype(np.float32)
 

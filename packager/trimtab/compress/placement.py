@@ -63,7 +63,8 @@ def has_integer_kernel(node: ir.Node) -> bool:
     return weights is not None and weights.dtype == np.float32 and _is_activation(node.inputs[0])
 
 
-def _is_fused(node: ir.Node) -> bool:
+def is_fused_activation(node: ir.Node) -> bool:
+    """Tell whether a node is a Relu or Clip that runtimes fuse into the operator before it."""
     source = node.inputs[0] if node.inputs else None
     producer = None if source is None else source.producer()
     if producer is None or not _computes_in_int8(producer):
@@ -90,7 +91,7 @@ def _quantized_values(graph: ir.Graph) -> list[ir.Value]:
 
 def _ends(node: ir.Node) -> Iterator[ir.Value]:
     """Yield the activations that a node with an integer kernel reads and writes."""
-    if not _computes_in_int8(node) or _is_fused(node):
+    if not _computes_in_int8(node) or is_fused_activation(node):
         return
     yield from _activation_inputs(node)
     output = node.outputs[0]
