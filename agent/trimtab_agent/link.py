@@ -104,7 +104,7 @@ class Link:
         """Makes paho's client; nothing is connected yet."""
         client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5)
         client.suppress_exceptions = True
-        client.enable_logger(logging.getLogger("trimtab_agent.link.paho"))
+        client.on_log = _log_for_paho
         client.max_queued_messages_set(_MAX_OUTGOING)
         client.reconnect_delay_set(1, _RECONNECT_MAX_S)
         client.on_socket_open = _set_nodelay
@@ -368,6 +368,12 @@ class Link:
             )
         for handler in handlers:
             handler(topic, payload, properties)
+
+
+def _log_for_paho(_client: mqtt.Client, _data: object, _level: int, text: str) -> None:
+    # What paho calls errors are lost connections, which it mends and `_disconnected` tells of.
+    # What a callback of this module raised is a fault in it.
+    _log.log(logging.ERROR if text.startswith("Caught exception") else logging.DEBUG, "%s", text)
 
 
 def _set_nodelay(_client: mqtt.Client, _data: object, connection: Any) -> None:

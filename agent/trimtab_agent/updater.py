@@ -128,6 +128,9 @@ class Updater:
     def accept(self, signed: bytes) -> bool:
         """Takes an assignment in, if it is new; `run` then does what it says.
 
+        Nothing may be under way: what a kill interrupted is ended by `run` first, because its
+        version may be active already and not be measured yet.
+
         Args:
             signed: The message as it came.
 
@@ -141,6 +144,7 @@ class Updater:
             NetworkError: What proves it could not be fetched; it may be given again.
             StorageError: The disk is full or refuses.
         """
+        assert self._memory.pending is None, "run() ends what is under way"
         message_sha256 = sha256_hex(signed)
         if message_sha256 == self._memory.message_sha256:
             return False

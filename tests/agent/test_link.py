@@ -147,6 +147,20 @@ def test_the_will_is_published_when_the_process_vanishes(url):
             assert inbox.next()[1] == b"gone"
 
 
+def test_a_fault_in_a_callback_of_paho_is_logged_and_survived(pair, caplog):
+    one, two, topic = pair
+    inbox = Inbox()
+    two.subscribe(topic, inbox)
+    time.sleep(0.2)
+    two._enqueue = lambda call: 1 / 0
+    one.publish(topic, b"1", wait_s=5)
+    time.sleep(0.2)
+    del two._enqueue
+    one.publish(topic, b"2", wait_s=5)
+    assert inbox.next()[1] == b"2"
+    assert "Caught exception in on_message: division by zero" in caplog.text
+
+
 def test_nodelay_is_set(pair):
     one, _, _ = pair
     assert one._client.socket().getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0

@@ -66,6 +66,7 @@ def small_package(
     name: str = "model",
     model: bytes = b"model" * 5000,
     golden: bytes = b"golden",
+    golden_count: int = 1,
     runtime: str = "tflite",
     hardware: Hardware | None = None,
 ) -> SmallPackage:
@@ -83,7 +84,7 @@ def small_package(
         runtime=RuntimeSpec(name=runtime, model="model/weights.bin"),
         inputs=(),
         outputs=(),
-        golden=Golden(path="golden.npz", count=1, max_abs_error=0.1),
+        golden=Golden(path="golden.npz", count=golden_count, max_abs_error=0.1),
         sizes=Sizes(wire_bytes=sum(map(len, wire.values())), file_bytes=len(model), weight_bytes=0),
         evaluation=None,
         budget=Budget(),

@@ -1,0 +1,182 @@
+"""The database and the outbox."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from support.updates import INVENTORY
+from trimtab_agent.contract import codec
+from trimtab_agent.contract.messages import Assignment, Report, Transfer
+from trimtab_agent.errors import BrokerError, StorageError
+from trimtab_agent.outbox import FIRST_DELAY_S, LONGEST_DELAY_S, Outbox, delay_s
+from trimtab_agent.state import Findings, Memory
+
+ASSIGNMENT = Assignment(
+    device="dev-1",
+    counter=3,
+    target="model-1.json",
+    issued="2026-11-22T00:00:00Z",
+    expires="2026-12-22T00:00:00Z",
+)
+REPORT = Report(
+    id="r1",
+    device="dev-1",
+    counter=3,
+    target="model-1.json",
+    target_sha256=None,
+    trial=None,
+    outcome="active",
+    active="model-1.json",
+    failure=None,
+    transfer=None,
+    golden=None,
+    measurement=None,
+    inventory=INVENTORY,
+    started="2026-11-22T00:00:00Z",
+    finished="2026-11-22T00:01:00Z",
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "state.sqlite"
+
+
+@pytest.fixture
+def memory(path):
+    with Memory(path) as made:
+        yield made
+
+
+def report(number):
+    return msgspec.structs.replace(REPORT, id=f"r{number}")
+
+
+def accept(memory):
+    memory.accept(ASSIGNMENT, message_sha256="ab", started="2026-11-22T00:00:00Z")
+
+
+def test_a_new_database_knows_nothing(memory):
+    assert (memory.counter, memory.message_sha256, memory.pending) == (None, None, None)
+    assert memory.outbox == []
+
+
+def test_the_database_waits_for_the_disk(memory):
+    assert memory._database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert memory._database.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+
+
+def test_an_update_is_remembered_step_by_step(memory, path):
+    accept(memory)
+    assert (memory.begin(), memory.begin()) == (1, 2)
+    transfer = Transfer(chunks=2, chunks_reused=1, wire_bytes=10, duration_s=0.5)
+    found = Findings(manifest=b"{}", transfer=transfer)
+    memory.reach("verifying", found)
+    assert memory.begin() == 1
+    with Memory(path) as again:
+        pending = again.pending
+    assert (pending.assignment, pending.step, pending.findings) == (ASSIGNMENT, "verifying", found)
+
+
+def test_the_end_of_an_update_and_its_report_are_one(memory):
+    accept(memory)
+    memory.settle(REPORT)
+    assert memory.pending is None
+    assert memory.counter == 3
+    assert memory.outbox == [("r1", codec.encode(REPORT))]
+    accept(memory)
+    with pytest.raises(StorageError, match="UNIQUE"):
+        memory.settle(REPORT)  # the same id: neither is written
+    assert memory.pending is not None
+
+
+def test_a_process_that_is_killed_loses_nothing_it_committed(path):
+    script = (
+        "import os,sys; from pathlib import Path\n"
+        "sys.path[:0] = sys.argv[2:]\n"
+        "from test_state import *\n"
+        "memory = Memory(Path(sys.argv[1])); accept(memory); memory.settle(REPORT)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    here = [str(parent) for parent in list(Path(__file__).parents)[:2]]
+    done = subprocess.run([sys.executable, "-c", script, path, *here], check=False)
+    assert done.returncode == -9
+    with Memory(path) as memory:
+        assert (memory.counter, len(memory.outbox)) == (3, 1)
+
+
+def test_a_damaged_database_is_a_storage_error(path):
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(StorageError, match=r"state\.sqlite refuses: file is not a database"):
+        Memory(path)
+
+
+class Host:
+    """Takes reports in, when it is there."""
+
+    def __init__(self):
+        self.there = True
+        self.sent = []
+        self.now = 0.0
+
+    def send(self, data):
+        if not self.there:
+            raise BrokerError("no connection")
+        self.sent.append(codec.decode(data, Report, what="report").id)
+
+
+@pytest.fixture
+def host():
+    return Host()
+
+
+@pytest.fixture
+def outbox(memory, host):
+    for number in (1, 2):
+        accept(memory)
+        memory.settle(report(number))
+    return Outbox(memory, host.send, lambda: host.now)
+
+
+def test_reports_are_sent_until_they_are_acknowledged(outbox, host):
+    assert outbox.send_due() == FIRST_DELAY_S
+    assert host.sent == ["r1", "r2"]
+    host.now = FIRST_DELAY_S - 1
+    assert outbox.send_due() == 1
+    assert host.sent == ["r1", "r2"]
+    outbox.acknowledge(("r1", "unknown"))
+    host.now = FIRST_DELAY_S
+    assert outbox.send_due() == 2 * FIRST_DELAY_S
+    assert host.sent == ["r1", "r2", "r2"]
+    outbox.acknowledge(("r2",))
+    assert outbox.send_due() is None
+    assert len(outbox) == 0
+
+
+def test_a_new_connection_makes_everything_due(outbox, host):
+    outbox.send_due()
+    outbox.reconnected()
+    assert outbox.send_due() == FIRST_DELAY_S
+    assert host.sent == ["r1", "r2"] * 2
+
+
+def test_without_a_connection_nothing_is_lost_and_nothing_spins(outbox, host):
+    host.there = False
+    assert outbox.send_due() == FIRST_DELAY_S
+    assert host.sent == []
+    host.there = True
+    outbox.reconnected()
+    outbox.send_due()
+    assert host.sent == ["r1", "r2"]
+
+
+def test_delays_double_up_to_a_limit():
+    delays = [delay_s(attempt) for attempt in range(1, 100)]
+    assert delays[:3] == [FIRST_DELAY_S, 2 * FIRST_DELAY_S, 4 * FIRST_DELAY_S]
+    assert delays == sorted(delays)
+    assert delays[-1] == LONGEST_DELAY_S
