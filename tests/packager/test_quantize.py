@@ -224,6 +224,14 @@ def test_a_quantized_model_is_refused():
         quantized(model)
 
 
+def test_a_model_with_nothing_to_quantize_is_refused():
+    b = TrainedLike(5)
+    with pytest.raises(
+        ModelError, match=r"none of the model's operators runs in int8: \['Sigmoid'"
+    ):
+        quantized(b.build(b.op("Sigmoid", "x")))
+
+
 def test_an_old_opset_is_refused():
     model = residual()
     model.opset_imports[""] = 12

@@ -73,7 +73,8 @@ def test_a_channel_of_zeros_gets_a_usable_scale():
 
 
 def test_a_large_bias_on_tiny_weights_fits_an_int32():
-    scales = np.asarray([1e-12, 0.01], np.float32)
+    scales = weight_scales(np.asarray([[1e-11, 0], [1, -1.27]], np.float32), 0)
+    assert scales[0] < 1e-12
     bias = np.asarray([0.5, 0.5], np.float32)
     widened = widen_for_bias(scales, bias, 0.02)
     assert widened[1] == scales[1]

@@ -103,8 +103,8 @@ def dequantize_activation(
 def weight_scales(weights: NDArray[np.float32], axis: int | None) -> NDArray[np.float32]:
     """Choose the scales that make the largest weight code 127.
 
-    A channel of zeros takes the scale of the whole tensor: any scale fits its weights, but its
-    bias is still stored in units of it.
+    A channel of zeros, or of weights that tiny, takes the scale of the whole tensor: any fits its
+    weights, but its bias is still stored in units of it.
 
     Args:
         weights: Real weights of any shape.
@@ -115,12 +115,12 @@ def weight_scales(weights: NDArray[np.float32], axis: int | None) -> NDArray[np.
     """
     magnitudes = np.abs(weights)
     largest = float(magnitudes.max(initial=0.0))
-    fallback = np.float32((largest or 1.0) / WEIGHT_MAX)
+    fallback = np.float32((largest if largest > SMALLEST_EXTENT else 1.0) / WEIGHT_MAX)
     if axis is None:
         return np.asarray(fallback)
     other_axes = tuple(i for i in range(weights.ndim) if i != axis)
     scales = magnitudes.max(axis=other_axes) / np.float32(WEIGHT_MAX)
-    return np.where(scales > 0, scales, fallback).astype(np.float32)
+    return np.where(scales * WEIGHT_MAX > SMALLEST_EXTENT, scales, fallback).astype(np.float32)
 
 
 def widen_for_bias(

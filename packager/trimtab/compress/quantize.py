@@ -72,7 +72,7 @@ class QuantizeInt8(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     calibration_samples: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
-    method: Method = "minmax"
+    method: Method = "mse"
     weights_per_channel: bool = True
 
 
@@ -89,15 +89,20 @@ def apply(model: ir.Model, step: QuantizeInt8, context: Context) -> ir.Model:
 
     Raises:
         DataError: There is no data, or it does not fit the model.
-        ModelError: The model is quantized already, or older than opset 13.
+        ModelError: The model is quantized already, older than opset 13, or has no operator that
+            runs in int8.
     """
     if context.dataset is None:
         raise DataError(
             "quantize_int8: calibration needs sample inputs and there are none; "
             "give a data file with --data (labels are not needed)"
         )
+    _check_quantizable(model)
     typed = _with_types(model)
     values = [name for group in quantized_groups(typed.graph) for name in group]
+    if not values:
+        operators = sorted({node.op_type for node in model.graph})
+        raise ModelError(f"quantize_int8: none of the model's operators runs in int8: {operators}")
     samples = context.dataset.calibration(step.calibration_samples, context.seed)
     ranges = calibrate(typed, samples, values, method=step.method)
     return quantize(typed, ranges, weights_per_channel=step.weights_per_channel)
