@@ -173,7 +173,7 @@ class Agent:
         while True:
             try:
                 self._link.connect(CONNECT_TIMEOUT_S)
-            except BrokerError as error:  # noqa: PERF203 - it waits for seconds anyway
+            except BrokerError as error:
                 if once:
                     raise
                 _log.warning("%s; trying again in %g s", error, delay_s)

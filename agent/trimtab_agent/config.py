@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from trimtab_agent.broker_url import BrokerUrl, parse_broker_url
 from trimtab_agent.contract.topics import check_device_id
 from trimtab_agent.errors import CallerError, ConfigError
-from trimtab_agent.link import BrokerUrl, parse_broker_url
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 

@@ -15,14 +15,10 @@ What paho-mqtt leaves to its callers, and what is done about it here:
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import queue
-import re
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -32,8 +28,12 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from trimtab_agent.broker_url import BrokerUrl, parse_broker_url
 from trimtab_agent.errors import BrokerError, CallerError, TransferTimeoutError
 from trimtab_agent.window import WINDOW, Handler
+from trimtab_agent.worker import Worker
+
+__all__ = ["BrokerUrl", "Link", "parse_broker_url"]
 
 _log = logging.getLogger(__name__)
 _QUEUE_LENGTH = 256
@@ -44,31 +44,6 @@ _HEADROOM_BYTES = 1024
 _MAX_OUTGOING = 1000
 """Publishes without an acknowledgement; beyond, paho refuses."""
 _RECONNECT_MAX_S = 60
-
-
-@dataclass(frozen=True)
-class BrokerUrl:
-    """Where a broker listens; `str()` gives the URL back."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"mqtt://{host}:{self.port}"
-
-
-def parse_broker_url(url: str) -> BrokerUrl:
-    """Reads a broker's address, such as `mqtt://127.0.0.1:1883` or `mqtt://[::1]`.
-
-    Raises:
-        CallerError: It has another form.
-    """
-    match = re.fullmatch(r"mqtt://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?/?", url)
-    port = int(match[2] or 1883) if match else 0
-    if match is None or not 0 < port < 65536:
-        raise CallerError(f"broker {url!r} is not of the form mqtt://HOST or mqtt://HOST:PORT")
-    return BrokerUrl(match[1].strip("[]"), port)
 
 
 class Link:
@@ -93,12 +68,7 @@ class Link:
         self._refusal: str | None = None
         self._max_packet_bytes: int | None = None
         self._refused_publishes: dict[int, str] = {}
-        self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue(_QUEUE_LENGTH)
-        self._closing = threading.Event()
-        self._worker = threading.Thread(
-            target=self._work, name=f"trimtab-link-{client_id}", daemon=True
-        )
-        self._worker.start()
+        self._worker = Worker(f"trimtab-link-{client_id}", length=_QUEUE_LENGTH)
 
     def _new_client(self, client_id: str, will: tuple[str, bytes] | None) -> mqtt.Client:
         """Makes paho's client; nothing is connected yet."""
@@ -159,14 +129,9 @@ class Link:
 
     def close(self) -> None:
         """Disconnects and waits for the handler that runs. A closed link cannot be used again."""
-        if self._closing.is_set():
-            return
-        self._closing.set()
-        with contextlib.suppress(queue.Full):  # a full queue wakes the worker as well
-            self._calls.put_nowait(None)
+        # The worker first: the network thread may be waiting for room in its queue.
+        self._worker.close()
         self._stop_network()
-        if threading.current_thread() is not self._worker:
-            self._worker.join()
 
     def _stop_network(self) -> None:
         self._client.disconnect()
@@ -242,7 +207,7 @@ class Link:
         limit = self.max_payload_bytes
         if limit is not None and len(payload) > limit:
             raise CallerError(f"{topic}: {len(payload)} bytes; the broker takes at most {limit}")
-        if wait_s is not None and threading.current_thread() is self._worker:
+        if wait_s is not None and self._worker.is_caller:
             raise CallerError(f"{topic}: a handler cannot wait for a publish")
         if not self.connected:
             raise BrokerError(f"{topic}: not sent, there is no connection to {self._broker}")
@@ -287,7 +252,7 @@ class Link:
             topics, calls = list(self._subscriptions), list(self._on_connected)
         self._send_subscriptions(topics)
         for call in calls:
-            self._enqueue(call)
+            self._worker.put(call)
 
     def _disconnected(
         self,
@@ -297,7 +262,7 @@ class Link:
         reason: ReasonCode,
         _properties: Properties | None,
     ) -> None:
-        if not self._closing.is_set():
+        if reason.is_failure and not self._worker.closing:
             _log.warning("connection to %s lost: %s", self._broker, reason)
 
     def _subscribed(
@@ -330,28 +295,9 @@ class Link:
         topic, payload = message.topic, bytes(message.payload)
         pairs: Any = getattr(message.properties, "UserProperty", [])
         properties = dict(pairs)
-        self._enqueue(lambda: self._handle(topic, payload, properties))
-
-    def _enqueue(self, call: Callable[[], None]) -> None:
-        """Hands `call` to the worker; waits while the queue is full, which pushes back on TCP."""
-        while not self._closing.is_set():
-            try:
-                self._calls.put(call, timeout=0.5)
-            except queue.Full:
-                continue
-            return
+        self._worker.put(lambda: self._handle(topic, payload, properties))
 
     # What follows runs on the worker thread.
-
-    def _work(self) -> None:
-        while not self._closing.is_set():
-            call = self._calls.get()
-            if call is None:
-                return
-            try:
-                call()
-            except Exception:  # noqa: BLE001 - any fault of a handler must not end the delivery to the others
-                _log.exception("a handler failed")
 
     def _handle(self, topic: str, payload: bytes, properties: dict[str, str]) -> None:
         """Calls the handlers whose topic or filter matches."""

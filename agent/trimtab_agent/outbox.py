@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
+import msgspec
+
+from trimtab_agent.contract import codec
+from trimtab_agent.contract.messages import Report
 from trimtab_agent.errors import BrokerError
 from trimtab_agent.state import Memory
 
+_log = logging.getLogger(__name__)
 FIRST_DELAY_S = 5.0
 LONGEST_DELAY_S = 300.0
 """Delays double from the first to the longest: a host that is away for a day is not flooded."""
@@ -16,6 +22,24 @@ LONGEST_DELAY_S = 300.0
 def delay_s(attempts: int) -> float:
     """Returns the time to wait for an acknowledgement after the `attempts`-th sending, from 1."""
     return float(min(FIRST_DELAY_S * 2 ** min(attempts - 1, 16), LONGEST_DELAY_S))
+
+
+def fit_report(report: bytes, limit_bytes: int | None) -> bytes:
+    """Returns a report that fits a message: without the raw latencies if it must be.
+
+    Args:
+        report: The report in JSON.
+        limit_bytes: Largest payload that the broker takes, or None if it named no limit.
+    """
+    if limit_bytes is None or len(report) <= limit_bytes:
+        return report
+    value = codec.decode(report, Report, what="a report in the outbox")
+    if value.measurement is None:
+        return report
+    _log.warning("report %s is too large for the broker: its raw latencies are left out", value.id)
+    latency = msgspec.structs.replace(value.measurement.latency, raw_us=b"")
+    measurement = msgspec.structs.replace(value.measurement, latency=latency)
+    return codec.encode(msgspec.structs.replace(value, measurement=measurement))
 
 
 class Outbox:

@@ -12,7 +12,7 @@ from trimtab_agent.contract.messages import Report
 from trimtab_agent.durable import sole_user
 from trimtab_agent.errors import ConfigError, PackageError
 from trimtab_agent.link import Link
-from trimtab_agent.outbox import Outbox
+from trimtab_agent.outbox import Outbox, fit_report
 from trimtab_agent.output import AgentState, Output
 from trimtab_agent.state import Memory
 from trimtab_agent.store import Store, read_version
@@ -68,6 +68,9 @@ def _assemble(config: Config, output: Output, link: Link, memory: Memory, root: 
         current = store.current
         return current.manifest.target_name if current else None
 
+    def send(report: bytes) -> None:
+        link.publish(topics.report(config.device), fit_report(report, link.max_payload_bytes))
+
     def show(what: Report | PackageError) -> None:
         if isinstance(what, Report):
             output.report(what)
@@ -78,7 +81,7 @@ def _assemble(config: Config, output: Output, link: Link, memory: Memory, root: 
         device=config.device,
         link=link,
         updater=updater,
-        outbox=Outbox(memory, lambda r: link.publish(topics.report(config.device), r)),
+        outbox=Outbox(memory, send),
         inventory=bench.inventory(),
         active=active,
         show=show,

@@ -239,7 +239,7 @@ class Updater:
         for delay_s in RETRY_DELAYS_S:
             try:
                 return work()
-            except NetworkError as error:  # noqa: PERF203 - what is repeated here waits for minutes
+            except NetworkError as error:
                 _log.warning("%s: %s; trying again in %g s", what, error, delay_s)
                 self._clock.sleep(delay_s)
         return work()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from trimtab_agent.cli import exit_code
 from trimtab_agent.contract import topics
 from trimtab_agent.link import BrokerUrl
 
+LINKS = ("current", "previous")
 AGENT = [sys.executable, "-m", "trimtab_agent.cli"]
 
 
@@ -262,3 +264,28 @@ def test_exit_codes_by_reason():
         5,
         1,
     ]
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_the_agent_ends_what_it_began(
+    mosquitto_host, mosquitto_config, tmp_path
+):
+    chance = random.Random(20261122)
+    packages = mosquitto_config.parent / "state" / "packages"
+    for counter in range(1, 6):
+        target = mosquitto_host.release(real_package(tmp_path / str(counter), str(counter)))
+        mosquitto_host.assign(counter, target)
+        for _ in range(2):
+            with running("run", "--config", mosquitto_config) as process:
+                time.sleep(chance.uniform(0.3, 3))
+                process.kill()
+        with running("run", "--config", mosquitto_config) as process:
+            report = wait_for(mosquitto_host.reports, lambda r, n=counter: r.counter == n)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+        assert (report.outcome, report.active) == ("active", target)
+        versions = {path.name for path in (packages / "versions").iterdir()}
+        assert versions == {
+            (packages / name).resolve().name for name in LINKS if (packages / name).exists()
+        }
+        assert list((packages / "staging").iterdir()) == []

@@ -152,10 +152,10 @@ def test_a_fault_in_a_callback_of_paho_is_logged_and_survived(pair, caplog):
     inbox = Inbox()
     two.subscribe(topic, inbox)
     time.sleep(0.2)
-    two._enqueue = lambda call: 1 / 0
+    two._worker.put = lambda call: 1 / 0
     one.publish(topic, b"1", wait_s=5)
     time.sleep(0.2)
-    del two._enqueue
+    del two._worker.put
     one.publish(topic, b"2", wait_s=5)
     assert inbox.next()[1] == b"2"
     assert "Caught exception in on_message: division by zero" in caplog.text

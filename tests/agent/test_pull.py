@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
 
@@ -111,3 +112,23 @@ def test_a_full_disk_ends_the_transfer_and_its_subscriptions(package):
     with pytest.raises(StorageError):
         pull(broker, chunks_of(package), FullCache(), timeout_s=1)
     assert broker.open == set()
+
+
+def test_a_connection_cut_in_the_middle_costs_one_window_at_most(link, cache, package):
+    publish(link, package)
+    chunks = chunks_of(package)
+    kept = []
+
+    class Cutting:
+        def has(self, chunk):
+            return cache.has(chunk)
+
+        def put(self, chunk, wire):
+            cache.put(chunk, wire)
+            kept.append(chunk.sha256)
+            if len(kept) == 20:
+                link._client._sock.shutdown(socket.SHUT_RDWR)
+
+    transfer = pull(link, chunks, Cutting(), timeout_s=10)
+    assert transfer.chunks_reused == 0
+    assert len(kept) == len(set(kept)) == len(chunks)

@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from support.updates import INVENTORY
+from support.updates import INVENTORY, MEASUREMENT
 from trimtab_agent.contract import codec
 from trimtab_agent.contract.messages import Assignment, Report, Transfer
 from trimtab_agent.errors import BrokerError, StorageError
-from trimtab_agent.outbox import FIRST_DELAY_S, LONGEST_DELAY_S, Outbox, delay_s
+from trimtab_agent.outbox import FIRST_DELAY_S, LONGEST_DELAY_S, Outbox, delay_s, fit_report
 from trimtab_agent.state import Findings, Memory
 
 ASSIGNMENT = Assignment(
@@ -173,6 +173,17 @@ def test_without_a_connection_nothing_is_lost_and_nothing_spins(outbox, host):
     outbox.reconnected()
     outbox.send_due()
     assert host.sent == ["r1", "r2"]
+
+
+def test_a_report_too_large_for_the_broker_leaves_its_raw_latencies_out():
+    latency = msgspec.structs.replace(MEASUREMENT.latency, raw_us=bytes(10_000))
+    measured = msgspec.structs.replace(MEASUREMENT, latency=latency)
+    data = codec.encode(msgspec.structs.replace(REPORT, measurement=measured))
+    assert fit_report(data, None) == fit_report(data, len(data)) == data
+    small = codec.decode(fit_report(data, len(data) - 1), Report, what="report")
+    assert small.measurement.latency == msgspec.structs.replace(latency, raw_us=b"")
+    refused = codec.encode(REPORT)
+    assert fit_report(refused, 10) == refused
 
 
 def test_delays_double_up_to_a_limit():
