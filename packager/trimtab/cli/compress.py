@@ -52,6 +52,7 @@ def command(
     steps = _read_recipe(recipe, has_data=data is not None)
     source = load_source(model, data)
     compressor = Compressor(source, chosen, seed=seed, log=log)
+    compressor.apply(steps)
     results = []
     for name in targets:
         log(f"exporting for {name}")

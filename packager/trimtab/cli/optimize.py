@@ -26,7 +26,7 @@ from trimtab.cli.options import (
     make_budget,
     parse_targets,
 )
-from trimtab.cli.output import log, print_json
+from trimtab.cli.output import log, print_json, show
 
 if TYPE_CHECKING:
     from trimtab.search.loop import Listener, SearchResult
@@ -150,9 +150,7 @@ def _write(summary: Summary, output: Path) -> None:
 
 
 def _print(summary: Summary, output: Path) -> None:
-    from rich.console import Console
-
     from trimtab.search.table import build_table
 
-    Console().print(build_table(summary))
+    show(build_table(summary))
     typer.echo(f"report: {output / 'report.html'} and {output / 'report.json'}")

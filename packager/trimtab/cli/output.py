@@ -10,6 +10,9 @@ import typer
 from trimtab_agent.errors import TrimtabError
 
 
+_WIDTH = 170
+
+
 def log(line: str) -> None:
     """Prints a line of progress, to standard error, so that `--json` output stays clean."""
     typer.echo(line, err=True)
@@ -25,7 +28,6 @@ def print_json(value: object) -> None:
 def print_table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """Prints a plain table; numbers are expected as text with their units."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD)
@@ -33,7 +35,14 @@ def print_table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> No
         table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*[str(cell) for cell in row])
-    Console().print(table)
+    show(table)
+
+
+def show(table: object) -> None:
+    """Prints a rich table; into a file or a pipe, wide enough to keep each row on one line."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
 
 
 def fail(error: TrimtabError, *, as_json: bool) -> int:
