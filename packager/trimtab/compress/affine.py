@@ -9,8 +9,8 @@ times weight scale, so that a kernel adds it straight to its accumulator.
 Activations are uint8, not int8, because that is what runs right and fast. ONNX Runtime 1.31 on
 x86-64 turns int8 activations into uint8 when it loads a graph, but misses those with several
 readers, and the convolutions around every residual connection stay float. OpenVINO 2026.4 computes
-a convolution behind a Concat of int8 activations wrongly, by up to 23 of 255 steps. TFLite's codes
-are int8, but its converter reads ranges, not codes.
+a convolution behind a Concat of int8 activations wrongly, by up to 23 of 255 steps of the output
+in a small graph with random weights. TFLite's codes are int8, but its converter reads ranges.
 """
 
 from __future__ import annotations

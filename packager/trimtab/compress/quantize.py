@@ -14,8 +14,9 @@ which the TFLite converter makes int8 kernels. Inputs and outputs of the graph s
 
 `placement` decides where pairs go, `calibrate` the ranges, `affine` does the arithmetic. Biases
 are not corrected for the mean error of the rounded weights (Nagel et al. 2019, arXiv:1906.04721):
-with per-channel scales it changed ResNet-8/digits by less than the test set can tell, and made the
-logits of the noised test set worse.
+tried once on ResNet-8/digits, layer by layer on the calibration data, it lowered the logit error on
+the clean test set (`mse`: 0.109 to 0.080), raised it on the noised one (0.085 to 0.102), and left
+accuracy where it was.
 """
 
 from __future__ import annotations
