@@ -124,7 +124,7 @@ def broadcast(values: Sequence[Laid]) -> tuple[list[Any], Axes]:
 def _align(value: Laid, axes: Axes, rank: int) -> Any:
     missing = rank - value.rank
     if value.rank == 0:
-        return value.tensor
+        return arrange(value, ())
     if missing:
         moved = tuple(None if axis is None else axis + missing for axis in value.axes)
         tensor = value.tensor

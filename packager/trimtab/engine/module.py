@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -65,7 +66,7 @@ class GraphModule:
                 tuple(None if v is None else self._read(v, values) for v in node.inputs),
                 tuple(None if v is None else self._weight(v) for v in node.inputs),
             )
-            values[node.outputs[0]] = lookup(node.op_type)(call)
+            values[node.outputs[0]] = _apply(call)
         wished = self.model.graph.outputs if outputs is None else outputs
         return [onnx_order(self._read(value, values)) for value in wished]
 
@@ -108,7 +109,7 @@ class GraphModule:
         # The variables must outlive the trace, so they are made outside of it.
         with tf.init_scope():
             tf.function(lambda *tensors: self(tensors)).get_concrete_function(*specs)
-        for name in self._trainable - set(self._stored):
+        for name in sorted(self._trainable - set(self._stored)):
             value = self.model.graph.initializers[name]
             rank = len(value.shape) if value.shape is not None else 0
             self._stored[name] = (_variable(value, natural(rank)), natural(rank))
@@ -133,6 +134,20 @@ def run(model: ir.Model, arrays: Sequence[NDArray[Any]], batch: int = 256) -> li
         outputs = function(*[tf.constant(array[start : start + batch]) for array in arrays])
         pieces.append([output.numpy() for output in outputs])
     return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+
+
+def _apply(call: Call) -> Laid:
+    """Runs one operator; TensorFlow's refusals come out as ours, with the node's name."""
+    import tensorflow as tf
+
+    node = call.node
+    if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
+        raise call.unsupported("with more than its first output")
+    try:
+        return lookup(node.op_type)(call)
+    except (tf.errors.OpError, ValueError, TypeError) as error:
+        reason = re.sub(r"\{\{.*?\}\} ?|\[Op:.*", "", str(error).strip().splitlines()[0]).strip()
+        raise call.unsupported(f"as it is used here ({reason})") from error
 
 
 def _spec(value: ir.Value) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import onnx_ir as ir
 
-from trimtab.engine.layout import Axes, Laid
+from trimtab.engine.layout import Axes, Laid, arrange
 from trimtab.errors import UnsupportedOperatorError
 
 Weight = Callable[[Axes], Any]
@@ -50,8 +50,6 @@ class Call:
 
         A weight that is trained is kept in that order, so that a step does not permute it.
         """
-        from trimtab.engine.layout import arrange
-
         stored = self.weights[index]
         return arrange(self[index], axes) if stored is None else stored(axes)
 
@@ -63,12 +61,33 @@ class Call:
         """
         value = self[index]
         if not value.is_constant:
-            raise UnsupportedOperatorError(
-                f"node {self.node.name!r}: {self.node.op_type} with a computed "
-                f"{self.node.inputs[index]} is not supported; only a constant one is",
-                [self.node.op_type],
-            )
+            source = self.node.inputs[index]
+            raise self.unsupported(f"with a computed input {index} ({source and source.name!r})")
         return value.tensor
+
+    def integers(self, index: int, attribute: str) -> tuple[int, ...] | None:
+        """Returns integers that newer opsets pass as an input and older ones as an attribute.
+
+        Raises:
+            UnsupportedOperatorError: They are computed.
+        """
+        if self.has(index):
+            return tuple(int(item) for item in self.array(index).reshape(-1))
+        given = self.attribute(attribute)
+        return None if given is None else tuple(given)
+
+    def unsupported(self, what: str) -> UnsupportedOperatorError:
+        """Returns the error for a variant of an operator that the engine does not run.
+
+        Args:
+            what: The variant, in words that continue the operator's name.
+        """
+        name = self.node.op_type
+        return UnsupportedOperatorError(
+            f"node {self.node.name!r}: {name} {what} is not supported by the training engine, "
+            "which fine-tuning and TFLite need",
+            [name],
+        )
 
 
 Operator = Callable[[Call], Laid]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from trimtab.engine.layout import Laid, arrange, channels_last
-from trimtab.engine.operators.spatial import Window, window
+from trimtab.engine.layout import Laid, arrange
+from trimtab.engine.operators.spatial import Window, spatial_axes, window
 from trimtab.engine.registry import Call, operator
 
 
@@ -15,10 +15,9 @@ def conv(call: Call) -> Laid:
     import tensorflow as tf
 
     data, kernel = call[0], call[1]
-    axes = channels_last(data.rank)
+    axes = spatial_axes(call)
     tensor = arrange(data, axes)
-    shape = tuple(kernel.dim(axis) or 0 for axis in range(2, kernel.rank))
-    view = window(call, shape, tuple(data.dim(axis) for axis in range(2, data.rank)))
+    view = window(call, tuple(kernel.dim(axis) or 0 for axis in range(2, kernel.rank)), data)
     tensor, padding = _pad(tensor, view)
     group = call.attribute("group", 1)
     if group > 1 and group == data.dim(1):
@@ -63,16 +62,18 @@ def _depthwise(call: Call, tensor: Any, view: Window, padding: str) -> Any:
     if filters != channels:
         height, width = weight.shape[:2]
         weight = tf.reshape(weight, (height, width, channels, filters // channels))
-    # The kernel takes one stride for both axes; along an axis of size 1 any stride is the same.
+    # The kernel takes one stride for both axes, and none with dilations. Along an axis of size 1
+    # any stride is the same.
     stride = max(view.strides)
-    if min(view.strides) != stride and tensor.shape[1] != 1:
+    unequal = min(view.strides) != stride and tensor.shape[1] != 1
+    if unequal or (stride > 1 and max(view.dilations) > 1):
         return _strided_by_hand(tensor, weight, view, padding)
     strides = (1, stride, stride, 1)
     return tf.nn.depthwise_conv2d(tensor, weight, strides, padding, dilations=view.dilations)
 
 
 def _strided_by_hand(tensor: Any, weight: Any, view: Window, padding: str) -> Any:
-    """Unequal strides: the dense result, every n-th element of it."""
+    """Strides that the kernel does not take: the dense result, every n-th element of it."""
     import tensorflow as tf
 
     if padding == "SAME":

@@ -51,8 +51,20 @@ def _binary(name: str, function: Callable[[Any, Any, Any], Any], *, trainable: b
 _binary("Add", lambda tf, a, b: tf.add(a, b), trainable=True)
 _binary("Sub", lambda tf, a, b: tf.subtract(a, b), trainable=True)
 _binary("Mul", lambda tf, a, b: tf.multiply(a, b), trainable=True)
-_binary("Div", lambda tf, a, b: tf.divide(a, b), trainable=False)
-_binary("Pow", lambda tf, a, b: tf.pow(a, b), trainable=False)
+_binary("Div", lambda tf, a, b: _divide(tf, a, b), trainable=False)
+_binary("Pow", lambda tf, a, b: _power(tf, a, b), trainable=False)
+
+
+def _power(tf: Any, base: Any, exponent: Any) -> Any:
+    """The exponent may be of another type than the base, which gives its type to the result."""
+    floating = tf.as_dtype(base.dtype).is_floating
+    return tf.pow(base, tf.cast(exponent, base.dtype) if floating else exponent)
+
+
+def _divide(tf: Any, left: Any, right: Any) -> Any:
+    """Integers divide towards zero (ONNX operator Div)."""
+    integer = tf.as_dtype(left.dtype).is_integer
+    return tf.truncatediv(left, right) if integer else tf.divide(left, right)
 
 
 @operator("Max", "Min")
@@ -74,13 +86,16 @@ def clip(call: Call) -> Laid:
     import tensorflow as tf
 
     data = call[0]
-    low = float(call.array(1)) if call.has(1) else float(call.attribute("min", -np.inf))
-    high = float(call.array(2)) if call.has(2) else float(call.attribute("max", np.inf))
-    if (low, high) == (0.0, 6.0):
+    dtype = tf.as_dtype(data.tensor.dtype)
+    nothing = (dtype.min, dtype.max) if dtype.is_integer else (-np.inf, np.inf)
+    low = call.array(1).item() if call.has(1) else call.attribute("min", nothing[0])
+    high = call.array(2).item() if call.has(2) else call.attribute("max", nothing[1])
+    if (low, high) == (0.0, 6.0) and dtype == tf.float32:
         return Laid(tf.nn.relu6(data.tensor), data.axes)  # an operator of its own in TFLite
     if (low, high) == (0.0, np.inf):
         return Laid(tf.nn.relu(data.tensor), data.axes)
-    return Laid(tf.clip_by_value(data.tensor, low, high), data.axes)
+    # Where min is above max, max wins, which is not so for tf.clip_by_value.
+    return Laid(tf.minimum(tf.maximum(data.tensor, low), high), data.axes)
 
 
 @operator("LeakyRelu")
@@ -139,6 +154,8 @@ def softmax(call: Call) -> Laid:
 @operator("BatchNormalization", trainable=(1, 2))
 def batch_normalization(call: Call) -> Laid:
     """Inference form: `(x - mean) / sqrt(var + epsilon) * scale + bias`, per channel."""
+    if call.attribute("training_mode", 0):
+        raise call.unsupported("in training mode")
     data = call[0]
     epsilon = call.attribute("epsilon", 1e-5)
     mean, variance = call.array(3), call.array(4)

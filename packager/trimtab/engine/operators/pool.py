@@ -4,57 +4,71 @@ from __future__ import annotations
 
 from typing import Any
 
-from trimtab.engine.layout import Laid, arrange, channels_last
-from trimtab.engine.operators.spatial import Window, window
+from trimtab.engine.layout import Laid, arrange
+from trimtab.engine.operators.spatial import Window, spatial_axes, window
 from trimtab.engine.registry import Call, operator
-from trimtab.errors import UnsupportedOperatorError
 
 
 @operator("MaxPool", "AveragePool")
 def pool(call: Call) -> Laid:
     """Pooling over windows; a border that is padded in never wins a maximum."""
-    import tensorflow as tf
-
-    data, name = call[0], call.node.op_type
-    _refuse(call)
-    axes = channels_last(data.rank)
+    data, kind = call[0], "MAX" if call.node.op_type == "MaxPool" else "AVG"
+    axes = spatial_axes(call)
     tensor = arrange(data, axes)
-    size = tuple(data.dim(axis) for axis in range(2, data.rank))
-    view = window(call, tuple(call.attribute("kernel_shape")), size)
-    kind = "MAX" if name == "MaxPool" else "AVG"
-    ignores_border = name == "MaxPool" or not call.attribute("count_include_pad", 0)
+    view = window(call, tuple(call.attribute("kernel_shape")), data)
+    ignores_border = kind == "MAX" or not call.attribute("count_include_pad", 0)
     if view.is_valid:
         padding = "VALID"
-    elif ignores_border and view.is_same((tensor.shape[1], tensor.shape[2])):
+    elif ignores_border and _is_same(view, tensor):
         padding = "SAME"  # TensorFlow leaves the border out of the mean
+    elif kind == "MAX":
+        return Laid(_max_padded(tensor, view), axes)
     else:
-        return Laid(_pool_padded(tensor, view, kind, ignores_border=ignores_border), axes)
-    result = tf.nn.pool(tensor, view.kernel, kind, view.strides, padding, dilations=view.dilations)
-    return Laid(result, axes)
+        return Laid(_mean_padded(tensor, view, ignores_border=ignores_border), axes)
+    return Laid(_windows(tensor, view, kind, padding), axes)
 
 
-def _refuse(call: Call) -> None:
-    if call.attribute("ceil_mode", 0) or len(call.node.outputs) > 1:
-        raise UnsupportedOperatorError(
-            f"node {call.node.name!r}: {call.node.op_type} with ceil_mode or with indices is not "
-            "supported",
-            [call.node.op_type],
-        )
-
-
-def _pool_padded(tensor: Any, view: Window, kind: str, *, ignores_border: bool) -> Any:
-    """Pools after a Pad of its own: with -inf for a maximum, with zeros for a mean."""
+def _windows(tensor: Any, view: Window, kind: str, padding: str) -> Any:
     import tensorflow as tf
 
-    pads = [(0, 0), *view.pads, (0, 0)]
-    fill = tensor.dtype.min if kind == "MAX" else 0
-    padded = tf.pad(tensor, pads, constant_values=fill)
-    result = tf.nn.pool(padded, view.kernel, kind, view.strides, "VALID", dilations=view.dilations)
-    if kind == "MAX" or not ignores_border:
-        return result
-    inside = tf.pad(tf.ones_like(tensor[:1, :, :, :1]), pads)
-    share = tf.nn.pool(inside, view.kernel, kind, view.strides, "VALID", dilations=view.dilations)
-    return result / share
+    if max(view.dilations) == 1:
+        plain = tf.nn.max_pool2d if kind == "MAX" else tf.nn.avg_pool2d
+        return plain(tensor, view.kernel, view.strides, padding)
+    return tf.nn.pool(tensor, view.kernel, kind, view.strides, padding, dilations=view.dilations)
+
+
+def _is_same(view: Window, tensor: Any) -> bool:
+    # With dilations TensorFlow pads by itself, with zeros that count.
+    return max(view.dilations) == 1 and view.is_same((tensor.shape[1], tensor.shape[2]))
+
+
+def _max_padded(tensor: Any, view: Window) -> Any:
+    """Maximum after a Pad of its own with the lowest number there is."""
+    import tensorflow as tf
+
+    padded = tf.pad(tensor, [(0, 0), *view.pads, (0, 0)], constant_values=tensor.dtype.min)
+    return _windows(padded, view, "MAX", "VALID")
+
+
+def _mean_padded(tensor: Any, view: Window, *, ignores_border: bool) -> Any:
+    """Mean after a Pad of its own with zeros, divided by the share of a window that counts.
+
+    What `ceil_mode` adds never counts; padding does if `count_include_pad` says so.
+    """
+    import tensorflow as tf
+
+    padded = tf.pad(tensor, [(0, 0), *view.pads, (0, 0)])
+    mean = _windows(padded, view, "AVG", "VALID")
+    if not ignores_border and view.overhang == (0, 0):
+        return mean
+    extra = [(0, 0), *((0, overhang) for overhang in view.overhang), (0, 0)]
+    explicit = [
+        (before, after - overhang)
+        for (before, after), overhang in zip(view.pads, view.overhang, strict=True)
+    ]
+    ones = tf.ones_like(tensor[:1, :, :, :1])
+    counts = tf.pad(ones, [(0, 0), *explicit, (0, 0)], constant_values=float(not ignores_border))
+    return mean / _windows(tf.pad(counts, extra), view, "AVG", "VALID")
 
 
 @operator("GlobalAveragePool", "GlobalMaxPool")

@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from trimtab.engine.layout import Laid
 from trimtab.engine.registry import Call, operator
-from trimtab.errors import UnsupportedOperatorError
+from trimtab.graph.access import constant
 
 
 @operator("QuantizeLinear")
@@ -27,13 +28,10 @@ def quantize_linear(call: Call) -> Laid:
     import tensorflow as tf
 
     data = call[0]
+    _check_pair(call)
     scale, zero_point, low, high = _grid(call)
     if scale.size != 1:
-        raise UnsupportedOperatorError(
-            f"node {call.node.name!r}: per-channel scales on an activation are not supported, "
-            "because TFLite cannot hold them",
-            ["QuantizeLinear"],
-        )
+        raise call.unsupported("with per-channel scales on an activation")
     step, zero = float(scale.reshape(())), int(zero_point.reshape(()))
     result = tf.quantization.fake_quant_with_min_max_args(
         data.tensor, step * (low - zero), step * (high - zero), num_bits=8
@@ -47,26 +45,55 @@ def dequantize_linear(call: Call) -> Laid:
     producer = call.node.inputs[0].producer() if call.node.inputs[0] is not None else None
     if producer is not None and producer.op_type == "QuantizeLinear":
         return call[0]
+    if call.attribute("block_size", 0):
+        raise call.unsupported("with one scale per block")
     # A weight, or a bias. The TFLite converter quantizes constants that meet int8 activations
     # itself, symmetrically and per output channel, and finds the same grid again: the largest
     # stored value of a channel is 127, so its largest real one is 127 scales.
     return Laid(_dequantized(call, call.array(0)), call[0].axes)
 
 
+def _check_pair(call: Call) -> None:
+    """Checks that all that reads the integers turns them back with the same scale and zero point.
+
+    Raises:
+        UnsupportedOperatorError: Something else reads them.
+    """
+    output = call.node.outputs[0]
+    for use in output.uses():
+        if use.node.op_type != "DequantizeLinear" or not _same_grid(call.node, use.node):
+            raise call.unsupported(f"read by {use.node.op_type} {use.node.name!r} on another scale")
+    if output.is_graph_output():
+        raise call.unsupported("as an output of the graph")
+
+
+def _same_grid(quantize: ir.Node, dequantize: ir.Node) -> bool:
+    for index in (1, 2):
+        one, other = (
+            constant(node.inputs[index]) if index < len(node.inputs) else None
+            for node in (quantize, dequantize)
+        )
+        if (one is None) != (other is None):
+            return False
+        if one is not None and other is not None and not np.array_equal(one, other):
+            return False
+    return True
+
+
 def _grid(call: Call) -> tuple[Any, Any, int, int]:
     """Returns scale, zero point and the ends of the integer type."""
     scale = np.asarray(call.array(1))
-    zero_point = np.asarray(call.array(2)) if call.has(2) else np.zeros((), np.uint8)
+    wished = ir.DataType(call.attribute("output_dtype", 0) or ir.DataType.UINT8).numpy()
+    zero_point = np.asarray(call.array(2)) if call.has(2) else np.zeros((), wished)
     if zero_point.dtype not in (np.int8, np.uint8):
-        raise UnsupportedOperatorError(
-            f"node {call.node.name!r}: {call.node.op_type} to {zero_point.dtype} is not supported",
-            [call.node.op_type],
-        )
+        raise call.unsupported(f"to {zero_point.dtype}")
     limits = np.iinfo(zero_point.dtype)
     return scale, zero_point, int(limits.min), int(limits.max)
 
 
 def _dequantized(call: Call, stored: Any) -> Any:
+    if stored.dtype not in (np.int8, np.uint8, np.int32):
+        raise call.unsupported(f"of {stored.dtype}")
     scale = np.asarray(call.array(1), np.float32)
     zero = np.asarray(call.array(2), np.int32) if call.has(2) else np.zeros((), np.int32)
     if scale.size > 1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from trimtab.engine.layout import Laid
 from trimtab.engine.registry import Call, operator
-from trimtab.graph.access import integers
 
 _FUNCTIONS = {
     "ReduceMean": "reduce_mean",
@@ -21,7 +20,7 @@ def reduce(call: Call) -> Laid:
     import tensorflow as tf
 
     data = call[0]
-    axes = integers(call.node, 1, "axes")
+    axes = call.integers(1, "axes")
     if not axes:
         if call.attribute("noop_with_empty_axes", 0):
             return data

@@ -9,8 +9,6 @@ import numpy as np
 from trimtab.engine.layout import Laid, arrange, broadcast, laid, natural, onnx_order
 from trimtab.engine.operators.reduce import drop_axes
 from trimtab.engine.registry import Call, operator
-from trimtab.errors import UnsupportedOperatorError
-from trimtab.graph.access import integers
 
 
 @operator("Transpose")
@@ -27,7 +25,7 @@ def transpose(call: Call) -> Laid:
 def squeeze(call: Call) -> Laid:
     """No data moves: the axes stay, but nothing stands for them."""
     data = call[0]
-    axes = integers(call.node, 1, "axes")
+    axes = call.integers(1, "axes")
     if axes is None:
         axes = tuple(axis for axis in range(data.rank) if data.dim(axis) == 1)
     return drop_axes(data, {axis % data.rank for axis in axes})
@@ -37,7 +35,7 @@ def squeeze(call: Call) -> Laid:
 def unsqueeze(call: Call) -> Laid:
     """Adds axes of size 1, using extra physical ones that are there already."""
     data = call[0]
-    axes = integers(call.node, 1, "axes") or ()
+    axes = call.integers(1, "axes") or ()
     rank = data.rank + len(axes)
     new = sorted(axis % rank for axis in axes)
     old = [axis for axis in range(rank) if axis not in new]
@@ -93,14 +91,14 @@ def flatten(call: Call) -> Laid:
 
     data = call[0]
     axis = call.attribute("axis", 1)
+    first = axis + data.rank if axis < 0 else axis  # it may be the rank itself
     tensor = onnx_order(data)
-    sizes = [data.dim(index) for index in range(axis % (data.rank + 1), data.rank)]
+    sizes = [data.dim(index) for index in range(first, data.rank)]
     if None in sizes:
-        raise UnsupportedOperatorError(
-            f"node {call.node.name!r}: Flatten of dimensions of free size is not supported",
-            ["Flatten"],
-        )
-    return laid(tf.reshape(tensor, (-1, int(np.prod([size or 1 for size in sizes])))))
+        raise call.unsupported("of dimensions of free size")
+    return laid(
+        tf.reshape(tensor, (-1, int(np.prod([size for size in sizes if size is not None]))))
+    )
 
 
 @operator("Concat")
@@ -116,18 +114,15 @@ def concat(call: Call) -> Laid:
 
 @operator("Pad")
 def pad(call: Call) -> Laid:
-    """Constant, reflected or repeated borders; nothing is cut away."""
+    """Constant or reflected borders; nothing is cut away."""
     import tensorflow as tf
 
     data = call[0]
-    pads = integers(call.node, 1, "pads")
+    pads = call.integers(1, "pads")
     mode = call.attribute("mode", "constant")
     if pads is None or min(pads) < 0 or mode not in ("constant", "reflect"):
-        raise UnsupportedOperatorError(
-            f"node {call.node.name!r}: Pad in mode {mode!r} with pads {pads} is not supported",
-            ["Pad"],
-        )
-    chosen = integers(call.node, 3, "axes") or natural(data.rank)
+        raise call.unsupported(f"in mode {mode!r} with pads {pads}")
+    chosen = call.integers(3, "axes") or natural(data.rank)
     widths = [(0, 0)] * len(data.axes)
     for index, axis in enumerate(chosen):
         widths[data.physical(int(axis or 0))] = (pads[index], pads[index + len(chosen)])
@@ -139,13 +134,11 @@ def pad(call: Call) -> Laid:
 def slice_(call: Call) -> Laid:
     """Constant starts, ends and steps."""
     data = call[0]
-    starts, ends = integers(call.node, 1, "starts"), integers(call.node, 2, "ends")
-    axes = integers(call.node, 3, "axes")
-    steps = integers(call.node, 4, "steps")
+    starts, ends = call.integers(1, "starts"), call.integers(2, "ends")
+    axes = call.integers(3, "axes")
+    steps = call.integers(4, "steps")
     if starts is None or ends is None:
-        raise UnsupportedOperatorError(
-            f"node {call.node.name!r}: Slice with computed bounds is not supported", ["Slice"]
-        )
+        raise call.unsupported("without bounds")
     index: list[Any] = [slice(None)] * len(data.axes)
     for position, axis in enumerate(axes or range(len(starts))):
         step = steps[position] if steps else 1
@@ -163,12 +156,15 @@ def _bounds(start: int, end: int, step: int) -> slice:
 
 @operator("Cast")
 def cast(call: Call) -> Laid:
-    """To another data type."""
+    """To another of numpy's own data types; those of 8-bit floats and 4-bit integers are not."""
     import onnx_ir as ir
     import tensorflow as tf
 
-    dtype = tf.as_dtype(ir.DataType(call.attribute("to")).numpy())
-    return Laid(tf.cast(call[0].tensor, dtype), call[0].axes)
+    wished = np.dtype(ir.DataType(call.attribute("to")).numpy())
+    present = np.dtype(tf.as_dtype(call[0].tensor.dtype).as_numpy_dtype)
+    if wished.isbuiltin != 1 or present.isbuiltin != 1:
+        raise call.unsupported(f"from {present} to {wished}")
+    return Laid(tf.cast(call[0].tensor, wished), call[0].axes)
 
 
 @operator("Where")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trimtab.engine.layout import Axes, Laid, channels_last
 from trimtab.engine.registry import Call
-from trimtab.errors import UnsupportedOperatorError
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,15 @@ class Window:
         kernel: Its size.
         strides: Its step.
         dilations: Distance of its taps.
-        pads: Per axis, how much is added before and after.
+        pads: Per axis, how much is added before and after, `overhang` included.
+        overhang: Per axis, how much of what is added after is there for `ceil_mode` only.
     """
 
     kernel: tuple[int, int]
     strides: tuple[int, int]
     dilations: tuple[int, int]
     pads: tuple[tuple[int, int], tuple[int, int]]
+    overhang: tuple[int, int]
 
     @property
     def is_valid(self) -> bool:
@@ -35,8 +37,7 @@ class Window:
     def is_same(self, size: tuple[int | None, int | None]) -> bool:
         """Whether the padding is what TensorFlow's SAME means for an input of this size.
 
-        SAME gives ceil(size / stride) outputs, with the odd element of padding at the end
-        (tf.nn, "Notes on padding").
+        SAME puts the odd element of padding at the end (tf.nn, "Notes on padding").
         """
         for axis in range(2):
             if self.pads[axis] == (0, 0) and self.kernel[axis] == 1:
@@ -45,62 +46,95 @@ class Window:
             if length is None:
                 return False
             reach = (self.kernel[axis] - 1) * self.dilations[axis] + 1
-            stride = self.strides[axis]
-            total = max((-(-length // stride) - 1) * stride + reach - length, 0)
+            total = same_padding(length, reach, self.strides[axis])
             if self.pads[axis] != (total // 2, total - total // 2):
                 return False
         return True
 
 
-def window(call: Call, kernel: tuple[int, ...], size: tuple[int | None, ...]) -> Window:
+def same_padding(length: int, reach: int, stride: int) -> int:
+    """Returns how much to add along an axis for ceil(length / stride) outputs."""
+    return max((-(-length // stride) - 1) * stride + reach - length, 0)
+
+
+def spatial_axes(call: Call) -> Axes:
+    """Returns the order that a node's data is convolved or pooled in.
+
+    Raises:
+        UnsupportedOperatorError: The data is neither 1-D nor 2-D.
+    """
+    rank = call[0].rank
+    if rank not in (3, 4):
+        raise call.unsupported(f"over {rank - 2} dimensions")
+    return channels_last(rank)
+
+
+def window(call: Call, kernel: tuple[int, ...], data: Laid) -> Window:
     """Reads a node's window.
 
     Args:
         call: The node.
         kernel: Size of the kernel per spatial axis.
-        size: Size of the input per spatial axis; None is free.
+        data: What the window moves over.
 
     Raises:
-        UnsupportedOperatorError: `auto_pad` is given for an input of free size.
+        UnsupportedOperatorError: `auto_pad` or `ceil_mode` is given for an input of free size.
     """
     rank = len(kernel)
     strides = tuple(call.attribute("strides") or (1,) * rank)
     dilations = tuple(call.attribute("dilations") or (1,) * rank)
-    pads = _pads(call, kernel, strides, dilations, size)
-    if rank == 1:
-        return Window((1, kernel[0]), (1, strides[0]), (1, dilations[0]), ((0, 0), pads[0]))
+    sides = []
+    for axis in range(rank):
+        reach = (kernel[axis] - 1) * dilations[axis] + 1
+        sides.append(_side(call, axis, reach, strides[axis], data.dim(axis + 2)))
+    # One-dimensional: a height of 1, which nothing is done to.
+    before, after, overhang = (
+        (0,) * (2 - rank) + tuple(numbers) for numbers in zip(*sides, strict=True)
+    )
     return Window(
-        (kernel[0], kernel[1]),
-        (strides[0], strides[1]),
-        (dilations[0], dilations[1]),
-        (pads[0], pads[1]),
+        kernel=_two(kernel),
+        strides=_two(strides),
+        dilations=_two(dilations),
+        pads=((before[0], after[0]), (before[1], after[1])),
+        overhang=(overhang[0], overhang[1]),
     )
 
 
-def _pads(
-    call: Call,
-    kernel: tuple[int, ...],
-    strides: tuple[int, ...],
-    dilations: tuple[int, ...],
-    size: tuple[int | None, ...],
-) -> list[tuple[int, int]]:
-    rank = len(kernel)
+def _two(numbers: tuple[int, ...]) -> tuple[int, int]:
+    return (numbers[0], numbers[1]) if len(numbers) == 2 else (1, numbers[0])
+
+
+def _side(
+    call: Call, axis: int, reach: int, stride: int, length: int | None
+) -> tuple[int, int, int]:
+    """Returns what is added before and after along one axis, and how much of it is overhang."""
     mode = call.attribute("auto_pad", "NOTSET")
-    if mode == "NOTSET":
-        pads = tuple(call.attribute("pads") or (0,) * (2 * rank))
-        return [(pads[axis], pads[axis + rank]) for axis in range(rank)]
-    if mode == "VALID":
-        return [(0, 0)] * rank
-    result = []
-    for axis in range(rank):
-        length = size[axis]
-        if length is None:
-            raise UnsupportedOperatorError(
-                f"node {call.node.name!r}: auto_pad={mode} needs an input of known size",
-                [call.node.op_type],
-            )
-        reach = (kernel[axis] - 1) * dilations[axis] + 1
-        total = max((-(-length // strides[axis]) - 1) * strides[axis] + reach - length, 0)
+    if mode in ("SAME_UPPER", "SAME_LOWER"):
+        total = same_padding(_known(call, length, mode), reach, stride)
         small, large = total // 2, total - total // 2
-        result.append((small, large) if mode == "SAME_UPPER" else (large, small))
-    return result
+        return (small, large, 0) if mode == "SAME_UPPER" else (large, small, 0)
+    pads = call.attribute("pads")
+    rank = call[0].rank - 2
+    before, after = (pads[axis], pads[axis + rank]) if pads and mode == "NOTSET" else (0, 0)
+    if not call.attribute("ceil_mode", 0):
+        return before, after, 0
+    overhang = _overhang(_known(call, length, "ceil_mode"), before, after, reach, stride)
+    return before, after + overhang, overhang
+
+
+def _known(call: Call, length: int | None, what: str) -> int:
+    if length is None:
+        raise call.unsupported(f"with {what} over an input of free size")
+    return length
+
+
+def _overhang(length: int, before: int, after: int, reach: int, stride: int) -> int:
+    """Returns how far the last window of `ceil_mode` reaches past the padded input.
+
+    A window that would start behind the input and its front padding is left out (ONNX operator
+    AveragePool, `ceil_mode`).
+    """
+    steps = -(-(length + before + after - reach) // stride)
+    if steps * stride >= length + before:
+        steps -= 1
+    return max(steps * stride + reach - (length + before + after), 0)
