@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+
 from support import graphs
 from support.brokers import KINDS, broker_of, connected
-
 from trimtab.fleet.broker import Broker
 from trimtab.graph.run import run_graph
 from trimtab_agent.contract import topics

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+
 from support import graphs
 
 CALLER, PACKAGE, NETWORK = 2, 3, 5
