@@ -1,10 +1,11 @@
-"""The command line as a user meets it: a process, its exit code, its two streams."""
+"""The command line as a user meets it: arguments in, an exit code and two streams out."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +13,34 @@ import onnx_ir as ir
 import pytest
 
 from support import graphs
+from trimtab.cli.app import main
 
 CALLER, PACKAGE, NETWORK = 2, 3, 5
 
 
-def trimtab(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Runs the command in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "trimtab", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+@dataclass(frozen=True)
+class Done:
+    """What a run of the command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def trimtab(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """Runs the command in this process: its imports are paid once."""
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["trimtab", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Done(code, *capfd.readouterr())
+
+    return run
 
 
 @pytest.fixture
@@ -51,18 +67,20 @@ def _data(path: Path, **changes: np.ndarray) -> Path:
     return path
 
 
-def test_help_names_every_command():
+def test_help_names_every_command(trimtab):
     done = trimtab("--help")
     assert done.returncode == 0
     for command in ("inspect", "compress", "package", "publish", "report", "optimize", "serve"):
         assert command in done.stdout
 
 
-def test_version():
-    assert trimtab("--version").stdout.startswith("trimtab 0.")
+def test_it_is_a_program():
+    command = [sys.executable, "-m", "trimtab", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("trimtab 0.")
 
 
-def test_inspect_counts_a_model(model: Path):
+def test_inspect_counts_a_model(trimtab, model: Path):
     shown = json.loads(trimtab("inspect", model, "--json").stdout)
     assert shown["inputs"] == [{"name": "x", "shape": [None, 3, 8, 8], "dtype": "float32"}]
     assert [layer["operator"] for layer in shown["count"]["layers"]] == ["Conv", "Conv", "Gemm"]
@@ -71,13 +89,13 @@ def test_inspect_counts_a_model(model: Path):
     assert shown["count"]["macs"] == macs
 
 
-def test_profiles_lists_this_machine():
+def test_profiles_lists_this_machine(trimtab):
     ids = [profile["id"] for profile in json.loads(trimtab("profiles", "--json").stdout)]
     assert "generic-x86-64" in ids
     assert "generic-aarch64" in ids
 
 
-def test_compress_package_and_change_one_byte(model: Path, data: Path, tmp_path: Path):
+def test_compress_package_and_change_one_byte(trimtab, model: Path, data: Path, tmp_path: Path):
     """By hand up to the broker: what is written is signed, and a changed byte is found."""
     out, workspace = tmp_path / "out", tmp_path / "workspace"
     done = trimtab(
@@ -106,7 +124,7 @@ def test_compress_package_and_change_one_byte(model: Path, data: Path, tmp_path:
     assert _one_line(refused).startswith("trimtab: error: tiny-1.trimtab: chunk ")
 
 
-def test_a_released_version_is_never_changed(model: Path, data: Path, tmp_path: Path):
+def test_a_released_version_is_never_changed(trimtab, model: Path, data: Path, tmp_path: Path):
     workspace = tmp_path / "workspace"
     assert trimtab("init", workspace).returncode == 0
     for seed, code in ((0, 0), (1, CALLER)):
@@ -157,7 +175,9 @@ BAD_INPUTS = {
 
 
 @pytest.mark.parametrize("name", BAD_INPUTS)
-def test_bad_input_is_one_line_and_an_exit_code(name: str, model: Path, data: Path, tmp_path: Path):
+def test_bad_input_is_one_line_and_an_exit_code(
+    trimtab, name: str, model: Path, data: Path, tmp_path: Path
+):
     (tmp_path / "text.onnx").write_text("not a model at all")
     (tmp_path / "model.pt").write_bytes(b"\x80\x02")
     (tmp_path / "bad.yaml").write_text("steps: [prune_chanels: {macs: 0.5}]")
@@ -170,7 +190,7 @@ def test_bad_input_is_one_line_and_an_exit_code(name: str, model: Path, data: Pa
     assert expected in _one_line(done)
 
 
-def test_a_broker_that_is_not_there(model: Path, data: Path, tmp_path: Path):
+def test_a_broker_that_is_not_there(trimtab, model: Path, data: Path, tmp_path: Path):
     workspace = tmp_path / "workspace"
     trimtab("init", workspace)
     done = trimtab(
@@ -181,12 +201,12 @@ def test_a_broker_that_is_not_there(model: Path, data: Path, tmp_path: Path):
     assert "127.0.0.1:9" in _one_line(done)
 
 
-def test_errors_in_json(tmp_path: Path):
+def test_errors_in_json(trimtab, tmp_path: Path):
     done = trimtab("inspect", tmp_path / "none.onnx", "--json")
     assert json.loads(done.stdout)["error"]["reason"] == "model"
 
 
-def _one_line(done: subprocess.CompletedProcess[str]) -> str:
+def _one_line(done: Done) -> str:
     """Returns the error, which is the last and only line of its kind, and no traceback."""
     assert "Traceback" not in done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("trimtab: error: ")]
