@@ -7,7 +7,7 @@ import json
 import pytest
 
 from support.search import World
-from trimtab.errors import DataError, DeviceTimeoutError, ExportError, RecipeError
+from trimtab.errors import DataError, DeviceTimeoutError, ExportError, ModelError, RecipeError
 from trimtab.hardware import load_profile
 from trimtab.search.candidates import ladder
 from trimtab.search.loop import Listener, search
@@ -90,8 +90,11 @@ def test_it_goes_on_while_the_budget_is_missed(world, run):
 def test_it_stops_when_the_candidates_are_spent(world, run):
     result = run(world, IMPOSSIBLE)
     assert result.stopped_by == "candidates spent"
-    assert len(result.trials) == len(CANDIDATES)
-    assert result.best.candidate.id == "tflite-int8-prune25"  # the smallest: least over
+    assert [trial.candidate.id for trial in result.trials] == [
+        "tflite-float32", "tflite-int8", "tflite-float32-prune50", "tflite-int8-prune25",
+    ]  # fmt: skip
+    assert result.best is result.trials[-1]  # the smallest: least over
+    assert result.ruled_out == len(CANDIDATES) - 4
 
 
 def test_it_does_not_look_for_what_no_candidate_can_prove(world, run):
@@ -112,6 +115,17 @@ def test_a_candidate_that_cannot_be_built_is_recorded_and_passed_over(world, run
     )
 
 
+def test_a_technique_that_has_no_use_for_the_model_does_not_end_the_search(world, run):
+    error = ModelError("no channel of the model can be pruned")
+    world.failing = {c.id: error for c in CANDIDATES if c.macs_share < 1}
+    result = run(world, Budget(wire_bytes=50_000))
+    assert result.stopped_by == "candidates spent"
+    assert result.trials[2].failure == TrialFailure(
+        stage="build", reason="model", message="no channel of the model can be pruned"
+    )
+    assert result.best.candidate.id == "tflite-int8"
+
+
 def test_a_package_that_the_device_refuses_is_recorded_and_passed_over(world, run):
     crash = TrialFailure(stage="device", reason="measurement", message="killed by signal 11")
     world.refusing["tflite-float32"] = crash
@@ -124,6 +138,7 @@ def test_nothing_works(world, run):
     world.failing = {c.id: ExportError("no") for c in CANDIDATES}
     result = run(world, EASY)
     assert (result.stopped_by, result.best) == ("candidates spent", None)
+    assert result.ruled_out == 0
     assert len(result.trials) == len(CANDIDATES)
 
 

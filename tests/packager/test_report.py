@@ -201,6 +201,11 @@ def test_a_search_that_came_to_nothing(summarize):
         (World(), Budget(wire_bytes=1), "No candidate keeps the budget. "),
         (
             World(),
+            Budget(wire_bytes=1),
+            "spent, 6 candidates tried, 48 ruled out untried by what these measured. No",
+        ),
+        (
+            World(),
             Budget(energy_mj=1.0),
             "tflite-float32 misses nothing that was measured, but is not proven: energy",
         ),

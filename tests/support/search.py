@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from hypothesis import strategies as st
 
 from trimtab.search.candidates import Candidate
 from trimtab.search.trial import Built, Measured, Trial, TrialFailure
-from trimtab_agent.contract.manifest import Counts, Evaluation, Sizes
+from trimtab_agent.contract.manifest import Budget, Counts, Evaluation, Sizes
 from trimtab_agent.contract.measurement import Energy, Environment, Latency, Measurement, Memory
 from trimtab_agent.contract.messages import GoldenCheck, Inventory
 
@@ -35,7 +36,9 @@ class World:
     """A model on a device: `Builder` and `Device` in one.
 
     Latency is `a * macs_share^b`, times `int8_speed` in int8 and `target_speed` per runtime, with
-    log-normal noise. Each law has another exponent and another factor than the search expects.
+    log-normal noise. The drop of accuracy is `drop_per_unit * (1 / macs_share - 1)`, plus
+    `int8_drop` in int8, with normal noise. Each law has another exponent and another factor than
+    the search expects.
     """
 
     directory: Path = Path()
@@ -46,6 +49,7 @@ class World:
     noise: float = 0.02
     drop_per_unit: float = 0.02
     int8_drop: float = 0.002
+    accuracy_noise: float = 0.0
     labels: bool = True
     energy: bool = False
     failing: dict[str, Exception] = field(default_factory=dict)
@@ -110,6 +114,8 @@ class World:
     def _evaluation(self, candidate: Candidate, share: float) -> Evaluation:
         drop = self.drop_per_unit * (1 / share - 1)
         drop += self.int8_drop * (candidate.precision == "int8")
+        generator = np.random.default_rng([self.seed, int(share * 64), len(candidate.precision)])
+        drop += generator.normal(0, self.accuracy_noise)
         value = max(0.0, 0.9 - drop)
         return Evaluation(
             metric="top1" if self.labels else None,
@@ -176,3 +182,39 @@ def take(world: World, candidates: list[Candidate], budget, propose, limit: int 
             return
         trials.append(world.trial(candidate))
         yield trials[-1]
+
+
+def worlds() -> st.SearchStrategy[World]:
+    """Devices of all kinds, those included on which int8 is slower than float32."""
+    return st.builds(
+        World,
+        a_us=st.floats(20, 1e6),
+        b=st.floats(0.05, 1.3),
+        int8_speed=st.floats(0.25, 1.6),
+        target_speed=st.fixed_dictionaries(
+            {name: st.floats(0.5, 3.0) for name in ("tflite", "openvino", "onnxruntime")}
+        ),
+        noise=st.floats(0, 0.05),
+        drop_per_unit=st.floats(0, 0.05),
+        int8_drop=st.floats(-0.002, 0.02),
+        accuracy_noise=st.floats(0, 0.0005),
+        labels=st.booleans(),
+        energy=st.booleans(),
+        seed=st.integers(0, 1000),
+    )
+
+
+@st.composite
+def budgets(draw, scale_us: float = 1000.0) -> Budget:
+    """Budgets with any of their items, for a model of about `scale_us`."""
+
+    def maybe(strategy):
+        return draw(st.none() | strategy)
+
+    return Budget(
+        wire_bytes=maybe(st.integers(5_000, 400_000)),
+        latency_p95_us=maybe(st.floats(0.1, 1.2).map(lambda share: share * scale_us)),
+        peak_memory_bytes=maybe(st.integers(60_000_000, 60_500_000)),
+        energy_mj=maybe(st.floats(0.1, 12.0)),
+        accuracy_drop=maybe(st.floats(0, 0.05)),
+    )

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from trimtab.errors import DeviceTimeoutError, UnsupportedOperatorError
+from trimtab.errors import DeviceTimeoutError, ModelError
 from trimtab.search.best import best
 from trimtab.search.candidates import Candidate
+from trimtab.search.hopeless import hopeless
 from trimtab.search.propose import propose
 from trimtab.search.state import Pending, SearchState, load_state, save_state
 from trimtab.search.trial import Built, Measured, Trial, TrialFailure
@@ -25,7 +26,9 @@ from trimtab_agent.errors import DeviceError, PackageError, StorageError, Trimta
 
 StoppedBy = Literal["budget met", "budget unproven", "candidates spent", "interrupted"]
 """Why a search ended. `budget unproven`: a trial misses nothing, and what it leaves unproven
-cannot be measured of any other candidate on this device either."""
+cannot be measured of any other candidate on this device either. `candidates spent`: each was
+tried, is for a runtime that the device lacks, or was ruled out untried by what others measured
+(`hopeless`)."""
 
 
 class Builder(Protocol):
@@ -35,9 +38,8 @@ class Builder(Protocol):
         """Compresses, exports, evaluates and packages a candidate.
 
         Raises:
-            TrimtabError: It cannot be built. A `PackageError`, a `DeviceError` or an
-                `UnsupportedOperatorError` is the candidate's own fault; any other ends the
-                search.
+            TrimtabError: It cannot be built. A `PackageError`, a `DeviceError` or a
+                `ModelError` is the candidate's own fault; any other ends the search.
         """
         ...
 
@@ -77,11 +79,14 @@ class SearchResult:
     Attributes:
         trials: All of them, those of earlier runs included, in order.
         best: The best of them (see `best.best`); None if no package worked.
+        ruled_out: How many candidates were not tried because the trials show that they miss the
+            budget (see `hopeless.hopeless`).
         stopped_by: Why it ended.
     """
 
     trials: tuple[Trial, ...]
     best: Trial | None
+    ruled_out: int
     stopped_by: StoppedBy
 
 
@@ -116,7 +121,12 @@ def search(
     except KeyboardInterrupt:
         stopped_by = "interrupted"
     trials = run.state.trials
-    return SearchResult(trials=trials, best=best(trials, budget), stopped_by=stopped_by)
+    return SearchResult(
+        trials=trials,
+        best=best(trials, budget),
+        ruled_out=len(hopeless(candidates, trials, budget)),
+        stopped_by=stopped_by,
+    )
 
 
 class _Run:
@@ -204,7 +214,11 @@ class _Run:
 
 
 def _is_the_candidates_fault(error: TrimtabError) -> bool:
-    """Says whether another candidate may do better, so that the search goes on."""
+    """Says whether another candidate may do better, so that the search goes on.
+
+    The original was loaded before the search began. So a `ModelError` here is from a technique
+    that has no use for this model, such as pruning where no channel can go.
+    """
     if isinstance(error, StorageError | DeviceTimeoutError):
         return False
-    return isinstance(error, PackageError | DeviceError | UnsupportedOperatorError)
+    return isinstance(error, PackageError | DeviceError | ModelError)

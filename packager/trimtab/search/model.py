@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.search.candidates import Candidate
+from trimtab.search.candidates import Candidate, at_least_as_harsh
 
 Vector = NDArray[np.float64]
 
@@ -105,7 +105,7 @@ class Observation:
     """What was measured of a candidate.
 
     Attributes:
-        candidate: Its runtime and precision matter here.
+        candidate: What was measured.
         share: What was left of the multiply-accumulates or the parameters.
         value: The figure, or its logarithm.
     """
@@ -177,10 +177,9 @@ def fit_log(prior: Prior, observations: Sequence[Observation]) -> Fit | None:
 class DropFit:
     """The expected loss of accuracy, which never falls with harder compression.
 
-    Candidates are ordered by harshness: another one is harsher if it leaves no more of the
-    multiply-accumulates and is in no finer a precision. The linear fit is held between the
-    largest drop measured of a gentler candidate and the smallest of a harsher one. Where noise
-    puts these two the wrong way round, their mean is taken.
+    The linear fit is held between the largest drop measured of a gentler candidate and the
+    smallest of a harsher one (`at_least_as_harsh`). Where noise puts these two the wrong way
+    round, their mean is taken.
     """
 
     def __init__(self, prior: Prior, observations: Sequence[Observation]) -> None:
@@ -192,11 +191,11 @@ class DropFit:
         """Returns the expected drop as a share: 0.01 is one point."""
         drop = self._linear(candidate, share)
         low = max(
-            (o.value for o in self._observations if _harsher(candidate, share, o)),
+            (o.value for o in self._observations if at_least_as_harsh(candidate, o.candidate)),
             default=-math.inf,
         )
         high = min(
-            (o.value for o in self._observations if _gentler(candidate, share, o)),
+            (o.value for o in self._observations if at_least_as_harsh(o.candidate, candidate)),
             default=math.inf,
         )
         if low > high:
@@ -208,15 +207,3 @@ class DropFit:
             return self._fit.predict(candidate, share)
         # A gain from pruning is noise: it is not extrapolated.
         return Fit(self._prior, []).predict(candidate, share)
-
-
-def _harsher(candidate: Candidate, share: float, than: Observation) -> bool:
-    """Says whether a candidate is at least as harsh as an observed one."""
-    finer = candidate.precision == "float32" and than.candidate.precision == "int8"
-    return share <= than.share and not finer
-
-
-def _gentler(candidate: Candidate, share: float, than: Observation) -> bool:
-    """Says whether a candidate is at most as harsh as an observed one."""
-    coarser = candidate.precision == "int8" and than.candidate.precision == "float32"
-    return share >= than.share and not coarser

@@ -2,19 +2,23 @@
 
 The policy:
 
-1. A candidate is never tried twice, and one for a runtime that the device turned out to lack is
-   not tried at all.
-2. Every remaining candidate's latency, energy, memory, wire size and loss of accuracy are
-   predicted from the trials (`model`). What nothing is known of yet is taken to keep its limit:
-   the first candidate is therefore the gentlest one in the preferred runtime, and its
-   measurement gives all the others their scale.
-3. Among the candidates predicted to keep the whole budget, take the one with the smallest
-   predicted loss of accuracy; among equals the one that leaves most of the model, then the one
-   that comes first in the list.
-4. If none is predicted to, take the one whose worst predicted excess over a limit is smallest.
+1. Anchors first, on the preferred runtime that the device has: the original, the original in
+   int8, and the original pruned to half in float32. The model has a level, a gain from int8 and
+   a slope over pruning, and each anchor settles one of them on this device, before anything is
+   extrapolated. They also show what each technique does by itself. They are tried even where
+   rule 2 has ruled them out: they are there to teach.
+2. What is not tried: a candidate a second time, one for a runtime that the device turned out to
+   lack, and one that a trial has shown to miss the budget (`hopeless`).
+3. Every remaining candidate's latency, energy, memory, wire size and loss of accuracy are
+   predicted from the trials (`model`). What nothing is known of yet is taken to keep its limit.
+4. Among the candidates predicted to keep the whole budget, take the one with the smallest
+   predicted loss of accuracy, in tenths of a point; among equals the one that leaves most of the
+   model, then the one that comes first in the list.
+5. If none is predicted to, take the one whose worst predicted excess over a limit is smallest.
    It is the most likely to keep the budget after all, and teaches most about the limit in the
    way.
-5. When there is nothing left to try, stop. When to stop before is the loop's business.
+6. When there is nothing left to try, stop: what is untried then cannot run, or misses. To stop
+   before, as soon as a trial meets the budget, anchor or not, is the loop's business.
 
 Accuracy is known on the host before anything is sent, but a candidate that loses too much of it
 is still a measurement: what it teaches about latency and size narrows the rest.
@@ -27,7 +31,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from trimtab.search import model
-from trimtab.search.candidates import Candidate
+from trimtab.search.candidates import Candidate, Precision
+from trimtab.search.hopeless import hopeless
 from trimtab.search.trial import Trial
 from trimtab.search.verdict import Item, Miss, largest_drop
 from trimtab_agent.contract.manifest import Budget
@@ -36,14 +41,20 @@ from trimtab_agent.contract.manifest import Budget
 def propose(
     candidates: Sequence[Candidate], trials: Sequence[Trial], budget: Budget
 ) -> Candidate | None:
-    """Returns the candidate to try next, or None when none is left.
+    """Returns the candidate to try next, or None when all others are tried or ruled out.
 
     Args:
         candidates: All that may be tried, in order of preference.
         trials: What was tried, failures included; their ids are never proposed again.
         budget: What to keep.
     """
-    remaining = _remaining(candidates, trials)
+    usable = _usable(candidates, trials)
+    tried = {trial.candidate.id for trial in trials}
+    for anchor in _anchors(usable):
+        if anchor.id not in tried:
+            return anchor
+    excluded = tried | {candidate.id for candidate in hopeless(usable, trials, budget)}
+    remaining = [candidate for candidate in usable if candidate.id not in excluded]
     if not remaining:
         return None
     predict = _Predictor(trials)
@@ -119,19 +130,28 @@ def _pruning(candidate: Candidate) -> float:
     return candidate.macs_share
 
 
-def _remaining(candidates: Sequence[Candidate], trials: Sequence[Trial]) -> list[Candidate]:
-    """Returns the candidates that are worth a trial."""
-    tried = {trial.candidate.id for trial in trials}
+def _usable(candidates: Sequence[Candidate], trials: Sequence[Trial]) -> list[Candidate]:
+    """Returns the candidates for the runtimes that the device is not known to lack."""
     lacking = {
         trial.candidate.target
         for trial in trials
         if trial.failure is not None and trial.failure.reason == "runtime"
     }
-    return [
-        candidate
-        for candidate in candidates
-        if candidate.id not in tried and candidate.target not in lacking
-    ]
+    return [candidate for candidate in candidates if candidate.target not in lacking]
+
+
+_ANCHORS: tuple[tuple[Precision, float], ...] = (("float32", 1.0), ("int8", 1.0), ("float32", 0.5))
+"""One step along each axis of the model, by precision and share left."""
+
+
+def _anchors(usable: Sequence[Candidate]) -> list[Candidate]:
+    """Returns the anchors that the ladder has for the first runtime, in the order to try them."""
+    first = {
+        (candidate.precision, candidate.macs_share): candidate
+        for candidate in usable
+        if candidate.target == usable[0].target
+    }
+    return [first[anchor] for anchor in _ANCHORS if anchor in first]
 
 
 def _preference(
@@ -139,8 +159,9 @@ def _preference(
 ) -> tuple[float, float, float]:
     """Returns a key by which better candidates sort first; see the policy above."""
     excess = _worst_excess(prediction, budget)
-    # Below a hundredth of a point, a difference in accuracy is arithmetic noise.
-    return max(excess, 0.0), round(prediction.accuracy_drop, 4), -candidate.macs_share
+    # Less than a tenth of a point is no reason to leave the preferred runtime: of a thousand test
+    # samples it is one.
+    return max(excess, 0.0), round(prediction.accuracy_drop, 3), -candidate.macs_share
 
 
 def _worst_excess(prediction: Prediction, budget: Budget) -> float:

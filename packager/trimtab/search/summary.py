@@ -112,7 +112,7 @@ class Summary(msgspec.Struct, kw_only=True, frozen=True):
         about: What was searched.
         budget: What was to be kept.
         stopped_by: Why the search ended.
-        conclusion: The outcome in one sentence.
+        conclusion: The outcome in a few short sentences.
         rows: Every trial, in the order in which they were done.
         inventory: What the device said of itself, if it did.
         unchecked: What this search does not show, in sentences.
@@ -143,7 +143,7 @@ def build_summary(result: SearchResult, budget: Budget, about: About) -> Summary
         about=about,
         budget=budget,
         stopped_by=result.stopped_by,
-        conclusion=_conclusion(rows, result.stopped_by),
+        conclusion=_conclusion(rows, result),
         rows=rows,
         inventory=inventories[-1] if inventories else None,
         unchecked=tuple(_unchecked(rows, result.trials)),
@@ -218,11 +218,13 @@ def _reasons(trial: Trial, judged: Verdict) -> Iterator[str]:
         yield f"{ITEM_NAMES[unproven.item]}: unproven, {unproven.why}"
 
 
-def _conclusion(rows: Sequence[Row], stopped_by: StoppedBy) -> str:
-    """Returns the outcome in one sentence."""
+def _conclusion(rows: Sequence[Row], result: SearchResult) -> str:
+    """Returns the outcome in a few short sentences."""
     tried = f"{len(rows)} candidate{'' if len(rows) == 1 else 's'} tried"
+    if result.ruled_out:
+        tried += f", {result.ruled_out} ruled out untried by what these measured"
     chosen = next((row for row in rows if row.chosen), None)
-    stop = f"Stopped: {stopped_by}, {tried}."
+    stop = f"Stopped: {result.stopped_by}, {tried}."
     if chosen is None:
         return f"{stop} No candidate gave a working package."
     if chosen.outcome == "met":
