@@ -10,9 +10,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from trimtab.errors import ModelError
+from trimtab.graph.access import add_initializer, constant
 from trimtab.tensorflow_setup import import_tensorflow
 
 _OPSET = 17
@@ -46,6 +48,10 @@ def read_keras(path: Path) -> ir.Model:
         raise ModelError(f"{path} cannot be converted to ONNX: {_line(error)}") from error
     graph: ir.Model = ir.from_proto(proto)
     _rename_outputs(graph, [_clean_name(name) for name in _output_names(model)])
+    scope = _scope(graph, model)
+    for node in graph.graph:
+        node.name = (node.name or "").removeprefix(f"{scope}/")
+    _untie_constant_biases(graph)
     return graph
 
 
@@ -64,6 +70,29 @@ def _rename_outputs(model: ir.Model, names: list[str]) -> None:
     taken = {value.name for value in model.graph.inputs}
     for value, name in zip(model.graph.outputs, names, strict=True):
         value.name = f"{name}_output" if name in taken else name
+
+
+def _scope(graph: ir.Model, model: Any) -> str:
+    """Returns what TensorFlow puts in front of every name: the model's name, perhaps numbered."""
+    first = (str(node.name).split("/")[0] for node in graph.graph if "/" in str(node.name))
+    pattern = re.compile(rf"{re.escape(model.name)}(_\d+)*")
+    return next((name for name in first if pattern.fullmatch(name)), str(model.name))
+
+
+def _untie_constant_biases(model: ir.Model) -> None:
+    """Gives every layer a bias of its own where it is the same number throughout.
+
+    tf2onnx stores equal constants once. Biases that are all zero by chance would then be trained
+    and pruned as one.
+    """
+    for value in list(model.graph.initializers.values()):
+        array = constant(value)
+        if array is None or array.ndim != 1 or array.dtype.kind != "f" or np.ptp(array) != 0:
+            continue
+        for use in list(value.uses())[1:]:
+            use.node.replace_input_with(
+                use.idx, add_initializer(model.graph, str(value.name), array)
+            )
 
 
 def _clean_name(name: str) -> str:

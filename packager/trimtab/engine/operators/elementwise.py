@@ -51,8 +51,6 @@ def _binary(name: str, function: Callable[[Any, Any, Any], Any], *, trainable: b
 _binary("Add", lambda tf, a, b: tf.add(a, b), trainable=True)
 _binary("Sub", lambda tf, a, b: tf.subtract(a, b), trainable=True)
 _binary("Mul", lambda tf, a, b: tf.multiply(a, b), trainable=True)
-_binary("Div", lambda tf, a, b: _divide(tf, a, b), trainable=False)
-_binary("Pow", lambda tf, a, b: _power(tf, a, b), trainable=False)
 
 
 def _power(tf: Any, base: Any, exponent: Any) -> Any:
@@ -65,6 +63,10 @@ def _divide(tf: Any, left: Any, right: Any) -> Any:
     """Integers divide towards zero (ONNX operator Div)."""
     integer = tf.as_dtype(left.dtype).is_integer
     return tf.truncatediv(left, right) if integer else tf.divide(left, right)
+
+
+_binary("Div", _divide, trainable=False)
+_binary("Pow", _power, trainable=False)
 
 
 @operator("Max", "Min")

@@ -12,6 +12,7 @@ from onnx_ir.passes import common
 from trimtab.graph.access import infer_shapes
 from trimtab.graph.clean.constants import fold_constants, lift_constants
 from trimtab.graph.clean.dense import fuse_dense_bias
+from trimtab.graph.clean.names import tidy_names
 from trimtab.graph.clean.reshapes import fix_reshape_targets
 from trimtab.graph.clean.scaling import fold_scaling, split_batch_norm
 from trimtab.graph.clean.singleton import cancel_squeezes, sink_unsqueeze
@@ -39,10 +40,13 @@ def clean(model: ir.Model) -> ir.Model:
     """Returns a cleaned copy of `model`, with all shapes inferred.
 
     Constants are folded, batch norms and scalings folded into the convolution or product before
-    them, dead nodes dropped, 1-D convolutions unwrapped from 2-D ones, and transposes and
-    squeezes that undo each other removed.
+    them, dead nodes dropped, 1-D convolutions unwrapped from 2-D ones, transposes and squeezes
+    that undo each other removed, and everything but inputs and outputs named by its layer.
     """
     model = model.clone()
+    common.InlinePass()(model)
+    # Old exporters list weights among the inputs too, so that a caller could replace them.
+    common.RemoveInitializersFromInputsPass()(model)
     _name_batch(model)
     infer_shapes(model)
     for _ in range(_MAX_ROUNDS):
@@ -56,7 +60,7 @@ def clean(model: ir.Model) -> ir.Model:
             break
     common.RemoveUnusedNodesPass()(model)
     common.TopologicalSortPass()(model)
-    _tidy_names(model)
+    tidy_names(model)
     infer_shapes(model)
     return model
 
@@ -66,19 +70,3 @@ def _name_batch(model: ir.Model) -> None:
     for value in [*model.graph.inputs, *model.graph.outputs]:
         if value.shape is not None and len(value.shape) and not isinstance(value.shape[0], int):
             value.shape = ir.Shape(["batch", *list(value.shape)[1:]])
-
-
-def _tidy_names(model: ir.Model) -> None:
-    """Drops TensorFlow's `:0` and gives every node the name of its first output."""
-    graph = model.graph
-    values = [*graph.initializers.values(), *(out for node in graph for out in node.outputs)]
-    taken = {value.name for value in [*graph.inputs, *graph.outputs]}
-    for value in values:
-        if value.is_graph_output() or value.is_graph_input() or not value.name:
-            continue
-        name = value.name.removesuffix(":0")
-        if name != value.name and name not in taken and name not in graph.initializers:
-            value.name = name
-        taken.add(value.name)
-    for index, node in enumerate(graph):
-        node.name = f"{node.outputs[0].name or node.op_type}_{index}"

@@ -22,11 +22,10 @@ def fuse_dense_bias(model: ir.Model) -> bool:
             continue
         bias = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
         array = constant(bias)
-        if array is None or array.size != weight.shape[1] or array.ndim > 2:
+        made = weight.shape[1]
+        if array is None or array.shape not in ((made,), (1, made)):
             continue
-        if array.shape[-1] != weight.shape[1]:
-            continue
-        gemm = ir.node("Gemm", [node.inputs[0], node.inputs[1], bias])
+        gemm = ir.node("Gemm", [node.inputs[0], node.inputs[1], bias], name=node.name)
         model.graph.insert_before(add, gemm)
         replace_value(add.outputs[0], gemm.outputs[0])
         model.graph.remove([add, node], safe=True)

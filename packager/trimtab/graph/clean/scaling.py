@@ -39,25 +39,15 @@ def split_batch_norm(model: ir.Model) -> bool:
         if rank is None or any(array is None for array in arrays):
             continue
         scale, bias, mean, variance = (np.asarray(array, np.float64) for array in arrays)
+        dtype = np.asarray(arrays[0]).dtype
         factor = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
         shape = (1, -1, *[1] * (rank - 2))
         graph, name = model.graph, node.outputs[0].name
-        mul = ir.node(
-            "Mul",
-            [
-                node.inputs[0],
-                add_initializer(graph, f"{name}_scale", factor.reshape(shape).astype(np.float32)),
-            ],
-        )
-        add = ir.node(
-            "Add",
-            [
-                mul.outputs[0],
-                add_initializer(
-                    graph, f"{name}_shift", (bias - mean * factor).reshape(shape).astype(np.float32)
-                ),
-            ],
-        )
+        shift = bias - mean * factor
+        scales = add_initializer(graph, f"{name}_scale", factor.reshape(shape).astype(dtype))
+        shifts = add_initializer(graph, f"{name}_shift", shift.reshape(shape).astype(dtype))
+        mul = ir.node("Mul", [node.inputs[0], scales], name=node.name)
+        add = ir.node("Add", [mul.outputs[0], shifts], name=node.name)
         graph.insert_before(node, [mul, add])
         replace_value(node.outputs[0], add.outputs[0])
         graph.remove(node, safe=True)
@@ -79,18 +69,37 @@ def _fold_one(model: ir.Model, node: ir.Node) -> bool:
     layer = data.producer() if data is not None else None
     if data is None or array is None or layer is None or only_consumer(data) is not node:
         return False
-    if layer.op_type not in ("Conv", "Gemm", "MatMul") or constant(layer.inputs[1]) is None:
-        return False
-    if layer.op_type == "Gemm" and not _is_plain_gemm(layer):
+    if not _is_foldable(layer):
         return False
     per_channel = _per_channel(array, data, layer)
     if per_channel is None:
         return False
     if node.op_type in ("Mul", "Div"):
-        return _scale(model, node, layer, per_channel if node.op_type == "Mul" else 1 / per_channel)
-    if layer.op_type == "MatMul":
+        _scale(model, layer, per_channel if node.op_type == "Mul" else 1 / per_channel)
+    elif layer.op_type == "MatMul":
         return False  # it has no bias: clean.dense makes a Gemm of it where that is possible
-    return _shift(model, node, layer, per_channel if node.op_type == "Add" else -per_channel)
+    else:
+        _shift(model, layer, per_channel if node.op_type == "Add" else -per_channel)
+    replace_value(node.outputs[0], layer.outputs[0])
+    model.graph.remove(node, safe=True)
+    return True
+
+
+def _is_foldable(layer: ir.Node) -> bool:
+    """Says whether a node is a layer whose weight and bias are floats that are known."""
+    if layer.op_type not in ("Conv", "Gemm", "MatMul"):
+        return False
+    if layer.op_type == "Gemm" and not _is_plain_gemm(layer):
+        return False
+    weight = constant(layer.inputs[1])
+    if weight is None or weight.dtype.kind != "f" or (layer.op_type != "Conv" and weight.ndim != 2):
+        return False
+    bias = _bias_of(layer)
+    return bias is None or constant(bias) is not None
+
+
+def _bias_of(layer: ir.Node) -> ir.Value | None:
+    return layer.inputs[2] if len(layer.inputs) > 2 else None
 
 
 def _data_and_constant(node: ir.Node) -> tuple[ir.Value | None, NDArray[np.float32] | None]:
@@ -133,44 +142,29 @@ def _per_channel(
     return np.broadcast_to(full.reshape(-1).astype(np.float64), (channels,))
 
 
-def _scale(model: ir.Model, node: ir.Node, layer: ir.Node, factor: NDArray[np.float64]) -> bool:
+def _scale(model: ir.Model, layer: ir.Node, factor: NDArray[np.float64]) -> None:
     weight = constant(layer.inputs[1])
-    if weight is None or weight.ndim < 2 or (layer.op_type == "MatMul" and weight.ndim != 2):
-        return False
+    assert weight is not None
     shape = [1] * weight.ndim
     shape[_out_axis(layer)] = -1
     scaled = (weight * factor.reshape(shape)).astype(weight.dtype)
     layer.replace_input_with(1, _derived(model, layer.inputs[1], scaled))
-    if len(layer.inputs) > 2 and layer.inputs[2] is not None:
-        bias = constant(layer.inputs[2])
-        if bias is None:
-            return False
-        layer.replace_input_with(
-            2, _derived(model, layer.inputs[2], (bias * factor).astype(bias.dtype))
-        )
-    _remove(model, node, layer)
-    return True
-
-
-def _shift(model: ir.Model, node: ir.Node, layer: ir.Node, shift: NDArray[np.float64]) -> bool:
-    old = layer.inputs[2] if len(layer.inputs) > 2 else None
+    old = _bias_of(layer)
     bias = constant(old)
-    if old is not None and bias is None:
-        return False
-    total = (shift if bias is None else bias + shift).astype(np.float32)
-    value = _derived(model, old or layer.inputs[1], total)
+    if bias is not None:
+        layer.replace_input_with(2, _derived(model, old, (bias * factor).astype(bias.dtype)))
+
+
+def _shift(model: ir.Model, layer: ir.Node, shift: NDArray[np.float64]) -> None:
+    old, weight = _bias_of(layer), constant(layer.inputs[1])
+    assert weight is not None
+    bias = constant(old)
+    total = (shift if bias is None else bias + shift).astype(weight.dtype)
+    value = _derived(model, old, total)
     layer.resize_inputs(3)
     layer.replace_input_with(2, value)
-    _remove(model, node, layer)
-    return True
 
 
 def _derived(model: ir.Model, source: ir.Value | None, array: NDArray[np.float32]) -> ir.Value:
     """Registers a changed copy: the original may be shared with another layer."""
-    base = source.name if source is not None else "weight"
-    return add_initializer(model.graph, f"{(base or 'weight').removesuffix('_f')}_f", array)
-
-
-def _remove(model: ir.Model, node: ir.Node, layer: ir.Node) -> None:
-    replace_value(node.outputs[0], layer.outputs[0])
-    model.graph.remove(node, safe=True)
+    return add_initializer(model.graph, str(source.name) if source is not None else "bias", array)

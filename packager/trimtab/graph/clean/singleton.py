@@ -69,7 +69,10 @@ def cancel_squeezes(model: ir.Model) -> bool:
             continue
         producer = node.inputs[0].producer()
         source = producer.inputs[0] if producer else None
-        if source is None or (node.outputs[0].is_graph_output() and source.is_graph_input()):
+        if source is None or (
+            node.outputs[0].is_graph_output()
+            and (source.is_graph_input() or source.is_graph_output())
+        ):
             continue
         replace_value(node.outputs[0], source)
         model.graph.remove(node, safe=True)
@@ -96,6 +99,7 @@ def _source(value: ir.Value) -> ir.Value:
 def _replace(model: ir.Model, node: ir.Node, lowered: ir.Node, axis: int) -> bool:
     """Puts `lowered`, which lacks the axis, and an Unsqueeze in the place of `node`."""
     graph = model.graph
+    lowered.name = node.name
     axes = add_initializer(graph, "unsqueeze_axes", np.asarray([axis], np.int64))
     restore = ir.node("Unsqueeze", [lowered.outputs[0], axes])
     graph.insert_before(node, [lowered, restore])
@@ -125,7 +129,7 @@ def _through_binary(model: ir.Model, node: ir.Node, axis: int) -> bool:
     left, right = node.inputs
     if left is None or right is None:
         return False
-    if _unsqueezed_axis(right) == axis:
+    if _unsqueezed_axis(right) == axis and rank_of(right) == rank_of(left):
         other = _source(right)
     else:
         array = constant(right)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from trimtab.graph.access import attribute, rank_of, replace_value
+from trimtab.graph.access import attribute, constant, rank_of, replace_value
 
 
 def drop_identities(model: ir.Model) -> bool:
@@ -28,13 +28,21 @@ def _does_nothing(node: ir.Node, source: ir.Value) -> bool:
     if node.op_type == "Identity":
         return True
     if node.op_type == "Dropout":
-        return len(node.outputs) == 1 or not node.outputs[1].uses()
+        return _is_inference(node) and not any(mask.uses() for mask in node.outputs[1:])
     if node.op_type == "Cast":
         return source.dtype is not None and source.dtype == attribute(node, "to", None)
     if node.op_type == "Transpose":
         perm = attribute(node, "perm", None)
         return perm is not None and list(perm) == sorted(perm)
     return False
+
+
+def _is_inference(dropout: ir.Node) -> bool:
+    """Says whether a Dropout drops nothing; its third input turns training on."""
+    if len(dropout.inputs) < 3 or dropout.inputs[2] is None:
+        return True
+    training = constant(dropout.inputs[2])
+    return training is not None and not training.any()
 
 
 def cancel_transposes(model: ir.Model) -> bool:

@@ -1,0 +1,93 @@
+"""Counts against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from support.graphs import GraphBuilder
+from trimtab.graph.clean import clean
+from trimtab.graph.count import ModelCount, count_model
+
+
+def count(b: GraphBuilder, output: str) -> ModelCount:
+    model = b.build(output)
+    model.graph.outputs[0].shape = None  # these graphs end before the classifier
+    return count_model(clean(model))
+
+
+def counted(b: GraphBuilder, output: str) -> list[tuple[str, int, int | None]]:
+    return [(layer.operator, layer.parameters, layer.macs) for layer in count(b, output).layers]
+
+
+def test_convolution_with_stride():
+    b = GraphBuilder(3, 8, 8)
+    x = b.conv("x", 3, 16, strides=[2, 2])  # 16 maps of 4 x 4, each element over 3 x 3 x 3
+    assert counted(b, x) == [("Conv", 16 * 27 + 16, 16 * 16 * 27)]
+
+
+def test_grouped_and_depthwise_convolutions():
+    b = GraphBuilder(12, 8, 8)
+    x = b.conv(b.conv("x", 12, 18, group=3), 18, 18, group=18)
+    assert counted(b, x) == [
+        ("Conv", 18 * 4 * 9 + 18, 18 * 64 * 4 * 9),
+        ("Conv", 18 * 9 + 18, 18 * 64 * 9),
+    ]
+
+
+def test_one_dimensional_convolution():
+    b = GraphBuilder(6, 20)
+    assert counted(b, b.conv("x", 6, 8, kernel=5, rank=1)) == [("Conv", 248, 20 * 8 * 30)]
+
+
+def test_products_with_either_operand_transposed():
+    b = GraphBuilder(48)
+    x = b.op("Gemm", "x", b.weight(12, 48), b.weight(12), transB=1)
+    x = b.op("MatMul", x, b.weight(12, 5))
+    assert counted(b, x) == [("Gemm", 12 * 48 + 12, 12 * 48), ("MatMul", 60, 60)]
+
+
+def test_product_with_the_first_operand_transposed():
+    b = GraphBuilder(7)
+    weight = b.weight(7, 5)
+    x = b.op("Transpose", "x", perm=[1, 0])
+    assert counted(b, b.op("Gemm", x, weight, transA=1)) == [("Gemm", 35, 35)]
+
+
+def test_product_at_every_time_step():
+    b = GraphBuilder(6, 4)
+    assert counted(b, b.op("MatMul", "x", b.weight(4, 8))) == [("MatMul", 32, 6 * 4 * 8)]
+
+
+def test_transposed_convolution():
+    b = GraphBuilder(12, 4, 4)
+    x = b.op("ConvTranspose", "x", b.weight(12, 6, 2, 2), b.weight(6), strides=[2, 2])
+    assert counted(b, x) == [("ConvTranspose", 12 * 6 * 4 + 6, 16 * 12 * 6 * 4)]
+
+
+def test_quantized_weights_count_as_weights_and_scales_do_not():
+    b = GraphBuilder(3, 8, 8)
+    stored = b.constant(np.ones((4, 3, 3, 3)), np.int8)
+    weight = b.op(
+        "DequantizeLinear", stored, b.positive(4), b.constant(np.zeros(4), np.int8), axis=0
+    )
+    bias = b.op("DequantizeLinear", b.constant(np.ones(4), np.int32), b.positive(4), axis=0)
+    found = count(b, b.op("Conv", "x", weight, bias))
+    assert [(layer.parameters, layer.macs) for layer in found.layers] == [(112, 4 * 36 * 27)]
+    assert (found.parameters, found.weight_bytes) == (112, 108 + 16)
+
+
+def test_shared_weight_is_one_in_total():
+    b = GraphBuilder(3, 8, 8)
+    kernel = b.weight(3, 3, 3, 3)
+    x = b.op("Conv", b.op("Conv", "x", kernel), kernel)
+    found = count(b, x)
+    assert found.parameters == 81
+    assert [layer.parameters for layer in found.layers] == [81, 81]
+
+
+def test_layer_of_unknown_size_is_named_and_not_counted_as_zero():
+    b = GraphBuilder(3, 8, 8)
+    x = b.op("Resize", "x", "", b.op("ReduceMean", "x", axes=[0, 1, 2], keepdims=0))
+    found = count(b, b.conv(x, 3, 4))
+    assert [layer.macs for layer in found.layers] == [None]
+    assert found.uncounted == (found.layers[0].name,)
