@@ -6,7 +6,7 @@ The policy:
    int8, and the original pruned to half in float32. The model has a level, a gain from int8 and
    a slope over pruning, and each anchor settles one of them on this device, before anything is
    extrapolated. They also show what each technique does by itself. They are tried even where
-   rule 2 has ruled them out: they are there to teach.
+   rule 2 excludes them as hopeless, for they are there to teach.
 2. What is not tried: a candidate a second time, one for a runtime that the device turned out to
    lack, and one that a trial has shown to miss the budget (`hopeless`).
 3. Every remaining candidate's latency, energy, memory, wire size and loss of accuracy are
