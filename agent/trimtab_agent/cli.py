@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from trimtab_agent.output import JsonOutput, TextOutput
 
     output: Output = JsonOutput() if options.json else TextOutput()
-    signal.signal(signal.SIGTERM, _interrupt)
+    # SIGINT too: a shell that starts a program in the background has it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         code: int = options.command(options, output)
     except TrimtabError as error:

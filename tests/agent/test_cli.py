@@ -39,12 +39,11 @@ def running(*arguments):
     process = subprocess.Popen(
         [*AGENT, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    try:
-        with process:
+    with process:
+        try:
             yield process
-            process.kill()
-    finally:
-        process.kill()
+        finally:
+            process.kill()  # before Popen waits for its end
 
 
 @pytest.fixture
