@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -89,6 +89,20 @@ def set_initializer(value: ir.Value, array: Array) -> None:
     """Gives an initializer new content; the shape may change, the data type stays."""
     value.const_value = ir.tensor(np.asarray(array, order="C"), name=value.name)
     value.shape = ir.Shape(array.shape)
+
+
+HOLD_KEY = "trimtab.hold"
+"""Where an initializer says what must be kept of it; ONNX files carry it as metadata."""
+
+
+def hold(value: ir.Value, kind: Literal["zeros", "clusters"]) -> None:
+    """Marks a weight: whatever changes it later keeps its zeros, or its few distinct values."""
+    value.metadata_props[HOLD_KEY] = kind
+
+
+def held(value: ir.Value) -> str | None:
+    """Returns what must be kept of a weight, `zeros` or `clusters`, or None."""
+    return value.metadata_props.get(HOLD_KEY)
 
 
 def insert_after(
