@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import iotcore
-import pytest
 
+from support.brokers import missing
 from trimtab_agent.link import BrokerUrl
 
 KINDS = ("mosquitto", "iotcore")
@@ -60,7 +60,7 @@ def broker(
 @contextlib.contextmanager
 def _mosquitto(directory: Path, port: int, extra: str) -> Iterator[None]:
     if MOSQUITTO is None:
-        pytest.skip("mosquitto is not on PATH")
+        missing("mosquitto is not on PATH")
     config = directory / f"mosquitto-{port}.conf"
     config.write_text(
         # Started by root it would become another user, who cannot read the test's directory.
