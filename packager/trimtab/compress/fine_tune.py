@@ -39,7 +39,8 @@ def apply(model: ir.Model, step: FineTune, context: Context) -> ir.Model:
         context: Gives the data, the original model as the teacher, and the seed.
 
     Raises:
-        DataError: There is no data.
+        DataError: There is no data, or too little.
+        ModelError: The graph has several outputs, or a fixed batch.
         UnsupportedOperatorError: The training engine lacks operators of the graph.
     """
     if context.dataset is None:

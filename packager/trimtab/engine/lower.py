@@ -19,7 +19,7 @@ def to_tflite(model: ir.Model) -> bytes:
 
     Raises:
         UnsupportedOperatorError: The engine lacks operators of the graph.
-        ExportError: The converter refuses the function.
+        ExportError: An input has free dimensions, or the converter refuses the function.
     """
     check_supported(model)
     tf = import_tensorflow()
@@ -31,7 +31,7 @@ def to_tflite(model: ir.Model) -> bytes:
 
     specs = [_spec(value) for value in model.graph.inputs]
     holder = tf.Module()
-    holder.serve = tf.function(serve, input_signature=specs)
+    holder.serve = tf.function(serve, input_signature=specs, autograph=False)
     function = holder.serve.get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], holder)
     if any(node.op_type == "QuantizeLinear" for node in model.graph):
@@ -46,6 +46,11 @@ def _spec(value: ir.Value) -> object:
     import tensorflow as tf
 
     dims = list(value.shape or ())
-    shape = [1 if index == 0 or not isinstance(dim, int) else dim for index, dim in enumerate(dims)]
+    free = [index for index, dim in enumerate(dims) if index and not isinstance(dim, int)]
+    if free:
+        raise ExportError(
+            f"input {value.name!r} has free dimensions besides the batch, {free}; a TFLite file "
+            "has fixed ones: export the model with them set"
+        )
     dtype = value.dtype.numpy() if value.dtype is not None else "float32"
-    return tf.TensorSpec(shape, tf.as_dtype(dtype), name=str(value.name))
+    return tf.TensorSpec([1, *dims[1:]] if dims else [], tf.as_dtype(dtype), name=str(value.name))

@@ -106,9 +106,12 @@ class GraphModule:
         import tensorflow as tf
 
         specs = [_spec(value) for value in self.model.graph.inputs]
-        # The variables must outlive the trace, so they are made outside of it.
+        # The variables must outlive the trace, so they are made outside of it. Autograph, which
+        # nothing here needs, would wrap our errors in its own.
         with tf.init_scope():
-            tf.function(lambda *tensors: self(tensors)).get_concrete_function(*specs)
+            tf.function(lambda *tensors: self(tensors), autograph=False).get_concrete_function(
+                *specs
+            )
         for name in sorted(self._trainable - set(self._stored)):
             value = self.model.graph.initializers[name]
             rank = len(value.shape) if value.shape is not None else 0
@@ -128,7 +131,7 @@ def run(model: ir.Model, arrays: Sequence[NDArray[Any]], batch: int = 256) -> li
     """
     tf = import_tensorflow()
     module = GraphModule(model)
-    function = tf.function(lambda *tensors: module(tensors), reduce_retracing=True)
+    function = tf.function(lambda *tensors: module(tensors), reduce_retracing=True, autograph=False)
     pieces = []
     for start in range(0, len(arrays[0]), batch):
         outputs = function(*[tf.constant(array[start : start + batch]) for array in arrays])

@@ -21,6 +21,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trimtab.engine.module import GraphModule
+from trimtab.errors import DataError, ModelError
 from trimtab.tensorflow_setup import import_tensorflow, seed_everything
 
 Array = NDArray[Any]
@@ -82,7 +83,10 @@ def fine_tune(
 
     Raises:
         UnsupportedOperatorError: The engine lacks operators of the graph.
+        ModelError: The graph has several outputs, or a fixed batch.
+        DataError: There are too few samples.
     """
+    _check(model, len(targets))
     import_tensorflow()
     seed_everything(schedule.seed)
     module = GraphModule(model, trainable=True)
@@ -121,6 +125,20 @@ def logits_value(model: ir.Model) -> tuple[ir.Value, bool]:
     return output, False
 
 
+def _check(model: ir.Model, samples: int) -> None:
+    if len(model.graph.outputs) != 1:
+        names = ", ".join(str(value.name) for value in model.graph.outputs)
+        raise ModelError(f"only a model with one output can be fine-tuned; this one has {names}")
+    for value in model.graph.inputs:
+        if value.shape and isinstance(value.shape[0], int):
+            raise ModelError(
+                f"input {value.name!r} has a fixed batch of {value.shape[0]}; to fine-tune the "
+                "model, export it with a free first dimension"
+            )
+    if samples < 2:
+        raise DataError(f"fine-tuning needs samples to train on and one to check; got {samples}")
+
+
 class _Trainer:
     """The compiled steps; built once, so that TensorFlow traces each of them once."""
 
@@ -136,8 +154,8 @@ class _Trainer:
         )
         self._optimizer.build(module.variables)
         self._value, self._has_softmax = logits_value(module.model)
-        self._step = tf.function(self._train_step, reduce_retracing=True)
-        self._loss_of = tf.function(self._loss, reduce_retracing=True)
+        self._step = tf.function(self._train_step, reduce_retracing=True, autograph=False)
+        self._loss_of = tf.function(self._loss, reduce_retracing=True, autograph=False)
 
     def train_epoch(self, columns: Sequence[Array], epoch: int) -> float:
         """Runs one epoch in a new order; the samples that fill no batch wait for the next."""

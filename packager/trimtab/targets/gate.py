@@ -19,6 +19,7 @@ from trimtab.errors import ExportError
 from trimtab.graph.run import run_graph
 from trimtab_agent import runtimes
 from trimtab_agent.contract.manifest import RuntimeName
+from trimtab_agent.errors import CallerError, DeviceError, FormatError, RuntimeUnavailableError
 
 Array = NDArray[Any]
 
@@ -56,12 +57,23 @@ def check_file(
     """Runs a file and compares it with its graph; the worst of several outputs counts.
 
     Raises:
-        ExportError: It does not load, or is further off than rounding can explain; the message
-            says by how much.
+        ExportError: It does not load or run, or is further off than rounding can explain; the
+            message says by how much.
+        RuntimeUnavailableError: The runtime is not installed here.
     """
     expected = run_graph(model, samples)
-    session = runtimes.load(target, path)
-    actual = runtimes.run_samples(session, list(samples))
+    if not all(np.isfinite(array).all() for array in expected):
+        raise ExportError(
+            f"{path.name} for {target} cannot be checked: the model itself gives outputs that are "
+            "not finite"
+        )
+    try:
+        session = runtimes.load(target, path)
+        actual = runtimes.run_samples(session, list(samples))
+    except RuntimeUnavailableError:
+        raise  # says nothing about the file
+    except (FormatError, DeviceError, CallerError) as error:
+        raise ExportError(f"{path.name} for {target} does not load or run: {error}") from error
     shapes = [array.shape for array in actual], [array.shape for array in expected]
     if shapes[0] != shapes[1]:
         raise ExportError(
@@ -69,15 +81,15 @@ def check_file(
             f"the model {shapes[1]}"
         )
     results = [compare(one, other) for one, other in zip(actual, expected, strict=True)]
-    worst = max(results, key=lambda result: result.relative_error)
-    fault = _fault(worst, quantized=is_quantized(model))
-    if fault:
+    faults = (_fault(result, quantized=is_quantized(model)) for result in results)
+    fault = next((fault for fault in faults if fault is not None), None)
+    if fault is not None:
         raise ExportError(
             f"{path.name} for {target} does not do what the model does: {fault} on "
             f"{len(samples[0])} samples. It was not let out; leave this target out or report the "
             "model"
         )
-    return worst
+    return max(results, key=lambda result: result.relative_error)
 
 
 def relative_limit(*, quantized: bool) -> float:

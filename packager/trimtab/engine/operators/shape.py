@@ -78,7 +78,7 @@ def reshape(call: Call) -> Laid:
 
 def _one_free(target: list[Any]) -> list[Any]:
     """Lets TensorFlow work out the batch where the target copies it: the shape stays static."""
-    if -1 in target:
+    if any(isinstance(dim, int) and dim == -1 for dim in target):
         return target
     free = [index for index, dim in enumerate(target) if not isinstance(dim, int)]
     return [-1 if [index] == free else dim for index, dim in enumerate(target)]

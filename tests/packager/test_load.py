@@ -1,0 +1,198 @@
+"""Loading: files that are no models, and Keras models that come out as Keras runs them."""
+
+from __future__ import annotations
+
+import zipfile
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+
+from support.graphs import GRAPHS, residual
+from trimtab.errors import ModelError
+from trimtab.graph.load import load_model
+from trimtab.graph.run import run_graph
+
+
+def onnx_bytes(model: ir.Model) -> bytes:
+    return ir.to_proto(model).SerializeToString()
+
+
+def empty_graph() -> bytes:
+    graph = helper.make_graph([], "empty", [], [])
+    return helper.make_model(graph).SerializeToString()
+
+
+def fixed_batch() -> bytes:
+    model = residual()
+    model.graph.inputs[0].shape = ir.Shape([8, 3, 8, 8])
+    return onnx_bytes(model)
+
+
+BAD_FILES = {
+    "cut off": ("a.onnx", onnx_bytes(residual())[:500], "is not a valid ONNX model: "),
+    "random bytes": ("a.onnx", np.random.default_rng(0).bytes(400), "is not a valid ONNX model: "),
+    "nothing in it": ("a.onnx", b"", "is not a valid ONNX model|is an empty ONNX model"),
+    "no inputs": ("a.onnx", empty_graph(), "has no inputs or no outputs|is not a valid ONNX model"),
+    "fixed batch": ("a.onnx", fixed_batch(), "input 'x' has a fixed batch of 8; export"),
+    "wrong ending": ("a.pt", b"PK", "ends in '.pt'; models end in .onnx, .keras"),
+    "no ending": ("model", b"", "ends in 'nothing'; models end in"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_file_is_named_with_its_fault(name, tmp_path):
+    file, content, message = BAD_FILES[name]
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(ModelError, match=message) as caught:
+        load_model(tmp_path / file)
+    assert str(tmp_path / file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_and_directory_are_named(tmp_path):
+    for path in (tmp_path / "gone.onnx", tmp_path):
+        with pytest.raises(ModelError, match="is no file; give a model file"):
+            load_model(path)
+
+
+@pytest.mark.parametrize("name", ["residual", "time_series_wrapped"])
+def test_onnx_file_computes_what_it_did(name, tmp_path):
+    model = GRAPHS[name]()
+    ir.save(model, tmp_path / "a.onnx")
+    shape = [dim for dim in model.graph.inputs[0].shape if isinstance(dim, int)]
+    data = [np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32)]
+    np.testing.assert_allclose(
+        run_graph(load_model(tmp_path / "a.onnx"), data)[0], run_graph(model, data)[0], rtol=1e-4
+    )
+
+
+def test_old_opset_is_brought_up(tmp_path):
+    """Before opset 13, Softmax flattened what it was given."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2, 3])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2, 3])
+    graph = helper.make_graph([helper.make_node("Softmax", ["x"], ["y"])], "g", [x], [y])
+    opset = helper.make_opsetid("", 11)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=6), tmp_path / "a.onnx")
+    model = load_model(tmp_path / "a.onnx")
+    assert model.opset_imports[""] >= 13
+    data = np.random.default_rng(0).normal(size=(4, 2, 3)).astype(np.float32)
+    np.testing.assert_allclose(run_graph(model, [data])[0].sum(axis=(1, 2)), 1, rtol=1e-5)
+
+
+def zip_with_bad_config(path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata.json", "{}")
+        archive.writestr("config.json", '{"class_name": "Nothing"}')
+
+
+@pytest.mark.slow
+def test_keras_file_that_is_none_is_refused(tmp_path):
+    (tmp_path / "text.keras").write_bytes(b"not a zip at all")
+    zip_with_bad_config(tmp_path / "config.keras")
+    for name in ("text.keras", "config.keras"):
+        with pytest.raises(ModelError, match=f"{name} cannot be read as a Keras model: ") as caught:
+            load_model(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def one_dimensional(layers):
+    return [
+        layers.Input((32, 4), name="motion"),
+        layers.Conv1D(8, 5, padding="same"),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+        layers.MaxPooling1D(2),
+        layers.SeparableConv1D(12, 3, padding="same"),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+        layers.Flatten(),
+        layers.Dense(16, activation="relu"),
+        layers.Dense(3, activation="softmax", name="answer"),
+    ]
+
+
+def two_dimensional(layers):
+    return [
+        layers.Input((16, 16, 3), name="picture"),
+        layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False),
+        layers.BatchNormalization(),
+        layers.ReLU(6.0),
+        layers.DepthwiseConv2D(3, padding="same"),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+        layers.AveragePooling2D(2),
+        layers.Conv2D(8, 1),
+        layers.Flatten(),
+        layers.Dense(5, name="answer"),
+    ]
+
+
+def sequential(stack):
+    import keras
+
+    return keras.Sequential(stack(keras.layers))
+
+
+def functional(stack):
+    import keras
+
+    first, *rest = stack(keras.layers)
+    tensor = first
+    for layer in rest:
+        tensor = layer(tensor)
+    return keras.Model(first, tensor)
+
+
+def save_with_lively_weights(model, path) -> None:
+    """Fresh batch norms do nothing; these do."""
+    generator = np.random.default_rng(0)
+    model.set_weights([generator.uniform(0.05, 0.5, array.shape) for array in model.get_weights()])
+    model.save(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stack", [one_dimensional, two_dimensional])
+@pytest.mark.parametrize("kind", [sequential, functional])
+def test_keras_model_computes_what_keras_does(kind, stack, tmp_path):
+    from trimtab.tensorflow_setup import import_tensorflow
+
+    import_tensorflow()
+    model = kind(stack)
+    save_with_lively_weights(model, tmp_path / "a.keras")
+    graph = load_model(tmp_path / "a.keras")
+    shape = model.input_shape[1:]
+    data = np.random.default_rng(1).normal(size=(5, *shape)).astype(np.float32)
+    expected = np.asarray(model(data, training=False))
+    actual = run_graph(graph, [data])[0]
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    left = {node.op_type for node in graph.graph}
+    assert not left & {"BatchNormalization", "Mul", "Add", "Unsqueeze", "Shape", "Gather"}
+    assert [value.name for value in graph.graph.outputs] == ["answer"]
+    weights = [node.name for node in graph.graph if node.op_type in ("Conv", "Gemm", "MatMul")]
+    assert len(weights) == sum(len(layer.weights) in (1, 2, 3) for layer in model.layers) + (
+        stack is one_dimensional  # a separable convolution is two
+    )
+    for name in graph.graph.initializers:
+        assert not any(word in name for word in (":0", "ReadVariableOp", "const_fold", "_1d"))
+
+
+@pytest.mark.slow
+def test_biases_that_are_all_zero_are_not_tied(tmp_path):
+    """The converter stores equal constants once; trained weights must be every layer's own."""
+    from trimtab.tensorflow_setup import import_tensorflow
+
+    import_tensorflow()
+    import keras
+
+    layers = [keras.layers.Conv2D(4, 3, padding="same", activation="relu") for _ in range(3)]
+    model = keras.Sequential([keras.layers.Input((8, 8, 4)), *layers])
+    model.save(tmp_path / "a.keras")
+    biases = [
+        node.inputs[2].name
+        for node in load_model(tmp_path / "a.keras").graph
+        if node.op_type == "Conv" and len(node.inputs) > 2
+    ]
+    assert len(set(biases)) == len(biases)

@@ -1,0 +1,142 @@
+"""Graphs as TFLite files: they compute the same, without transposes, and in int8 where told to."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from support.graphs import GRAPHS as FLOAT_GRAPHS
+from support.quant_graphs import GRAPHS, TrainedLike
+from trimtab.compress.quantize import QuantizeInt8, apply
+from trimtab.errors import ExportError, UnsupportedOperatorError
+from trimtab.graph.clean import clean
+from trimtab.graph.run import run_graph
+from trimtab.targets.gate import compare
+
+pytestmark = pytest.mark.slow
+
+FLOAT = [
+    *("plain", "residual", "mobile", "dense_blocks", "flattened", "flattened_first", "grouped"),
+    *("shuffled", "time_series", "time_series_wrapped", "perceptron", "squeeze_excitation"),
+    *("spatial_attention", "padded_channels", "shared_weight"),
+]
+
+
+def stem() -> ir.Model:
+    """A ResNet's first layers: a padded maximum behind a strided convolution."""
+    b = TrainedLike(3, 16, 16)
+    x = b.op("Conv", "x", b.weight(8, 3, 3, 3), b.weight(8), strides=[2, 2], pads=[1, 1, 1, 1])
+    pool = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
+    return b.classifier(b.conv_relu(b.op("MaxPool", x, **pool), 8, 8), 8)
+
+
+QUANTIZED = {**GRAPHS, "stem": stem}
+
+
+class Samples:
+    """Stands for a data set: random samples of the model's input shape."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.shape = [dim for dim in model.graph.inputs[0].shape if isinstance(dim, int)]
+        self.dataset, self.seed = self, 0
+
+    def calibration(self, count: int, seed: int) -> tuple[np.ndarray, ...]:
+        generator = np.random.default_rng(seed)
+        return (generator.normal(size=(count, *self.shape)).astype(np.float32),)
+
+
+class TFLite:
+    """A file in the interpreter that devices have."""
+
+    def __init__(self, content: bytes) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self.interpreter = Interpreter(model_content=content)
+        self.interpreter.allocate_tensors()
+
+    def operators(self) -> Counter[str]:
+        """Without the delegate that takes the operators' place in the running graph."""
+        names = (operator["op_name"] for operator in self.interpreter._get_ops_details())
+        return Counter(name for name in names if name != "DELEGATE")
+
+    def run(self, samples: np.ndarray) -> np.ndarray:
+        entry = self.interpreter.get_input_details()[0]["index"]
+        leave = self.interpreter.get_output_details()[0]["index"]
+        outputs = []
+        for sample in samples:
+            self.interpreter.set_tensor(entry, sample[None])
+            self.interpreter.invoke()
+            outputs.append(self.interpreter.get_tensor(leave)[0])
+        return np.stack(outputs)
+
+    def float_operators(self) -> set[str]:
+        """Names of the operators that read or write floats."""
+        types = {t["index"]: t["dtype"] for t in self.interpreter.get_tensor_details()}
+        return {
+            operator["op_name"]
+            for operator in self.interpreter._get_ops_details()
+            if any(types.get(i) is np.float32 for i in (*operator["inputs"], *operator["outputs"]))
+        }
+
+
+def lowered(model: ir.Model) -> TFLite:
+    from trimtab.engine.lower import to_tflite
+
+    return TFLite(to_tflite(model))
+
+
+@pytest.mark.parametrize("name", FLOAT)
+def test_float_file_computes_what_the_graph_does(name):
+    model = clean(FLOAT_GRAPHS[name]())
+    (data,) = Samples(model).calibration(4, 1)
+    expected = run_graph(model, [data])[0]
+    np.testing.assert_allclose(
+        lowered(model).run(data), expected, rtol=0, atol=1e-5 * np.abs(expected).max()
+    )
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_int8_file_computes_what_the_graph_does_with_integer_kernels(name):
+    model = clean(QUANTIZED[name]())
+    samples = Samples(model)
+    quantized = apply(model, QuantizeInt8(calibration_samples=64), samples)
+    file = lowered(quantized)
+    # Softmax stays float on purpose: a final one reads the dequantized logits.
+    assert file.float_operators() <= {"QUANTIZE", "DEQUANTIZE", "SOFTMAX", "DELEGATE"}
+    (data,) = samples.calibration(32, 1)
+    result = compare(file.run(data), run_graph(quantized, [data])[0])
+    assert result.relative_error < 0.1
+    assert result.cosine > 0.99
+
+
+def pictures_from_keras() -> ir.Model:
+    """Channels last at the input and where the map is flattened."""
+    b = TrainedLike(8, 8, 3)
+    x = b.conv_relu(b.op("Transpose", "x", perm=[0, 3, 1, 2]), 3, 8)
+    x = b.op("Reshape", b.op("Transpose", x, perm=[0, 2, 3, 1]), b.constant([-1, 512]))
+    return b.build(b.dense(x, 512, 5))
+
+
+@pytest.mark.parametrize("make", [pictures_from_keras, FLOAT_GRAPHS["time_series"]])
+def test_graph_with_the_transposes_of_a_keras_export_has_none_in_the_file(make):
+    assert "TRANSPOSE" not in lowered(clean(make())).operators()
+
+
+def test_operators_that_the_engine_lacks_are_named_all_at_once():
+    model = FLOAT_GRAPHS["unknown_operator"]()
+    first = next(node for node in model.graph if node.op_type == "Relu")
+    first.op_type = "Mish"
+    with pytest.raises(UnsupportedOperatorError, match=r"LRN \(1x\), Mish \(1x\)"):
+        lowered(model)
+
+
+def test_free_size_besides_the_batch_is_refused():
+    model = clean(FLOAT_GRAPHS["plain"]())
+    model.graph.inputs[0].shape = ir.Shape(["batch", 3, "height", 8])
+    with pytest.raises(
+        ExportError, match=r"input 'x' has free dimensions besides the batch, \[2\]"
+    ):
+        lowered(model)

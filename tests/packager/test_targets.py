@@ -1,0 +1,156 @@
+"""The gate: a file that does something else is not let out, and nothing of it stays behind."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from support.graphs import GRAPHS
+from support.quant_graphs import GRAPHS as TRAINED_LIKE
+from trimtab.errors import ExportError, UnsupportedOperatorError
+from trimtab.graph.clean import clean
+from trimtab.targets import SUFFIXES, export
+from trimtab.targets.gate import compare, relative_limit
+
+TARGETS = [
+    "onnxruntime",
+    "openvino",
+    pytest.param("tflite", marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture
+def model() -> ir.Model:
+    return clean(GRAPHS["residual"]())
+
+
+@pytest.fixture
+def samples() -> tuple[np.ndarray, ...]:
+    return (np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32),)
+
+
+def with_changed_weight(model: ir.Model, factor: float) -> ir.Model:
+    """A model of the same shapes whose last layer is scaled."""
+    changed = model.clone()
+    value = next(node for node in changed.graph if node.op_type == "Gemm").inputs[1]
+    array = value.const_value.numpy() * np.float32(factor)
+    value.const_value = ir.tensor(array, name=value.name)
+    return changed
+
+
+def sabotage(monkeypatch: pytest.MonkeyPatch, target: str, other: ir.Model) -> None:
+    """Makes a target's converter write another model than it was given, as a faulty one does."""
+    module = importlib.import_module("trimtab.targets.export")
+    write = module._WRITERS[target]
+    monkeypatch.setitem(module._WRITERS, target, lambda _, path: write(other, path))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_file_that_does_what_the_graph_does_is_let_out(target, model, samples, tmp_path):
+    exported = export(model, target, tmp_path / "new", samples=samples, stem="cnn")
+    assert exported.path == tmp_path / "new" / f"cnn{SUFFIXES[target]}"
+    assert sorted(exported.files) == sorted((tmp_path / "new").iterdir())
+    assert exported.file_bytes == sum(path.stat().st_size for path in exported.files)
+    assert exported.comparison.samples == 8
+    assert exported.comparison.agreement == 1
+    assert exported.comparison.relative_error < relative_limit(quantized=False)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_file_that_computes_something_else_is_refused(
+    target, model, samples, tmp_path, monkeypatch
+):
+    sabotage(monkeypatch, target, with_changed_weight(model, 1.5))
+    message = r"differ by up to [\d.e+-]+, which is \d+\.\d\d% of the largest; 0\.10% is accepted"
+    with pytest.raises(ExportError, match=message):
+        export(model, target, tmp_path, samples=samples)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_outputs_that_are_not_numbers_are_refused(target, model, samples, tmp_path, monkeypatch):
+    sabotage(monkeypatch, target, with_changed_weight(model, np.nan))
+    with pytest.raises(ExportError, match="outputs that are not finite on 8 samples"):
+        export(model, target, tmp_path, samples=samples)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_model_that_itself_gives_no_numbers_is_not_let_out(target, model, samples, tmp_path):
+    with pytest.raises(ExportError, match="the model itself gives outputs that are not finite"):
+        export(with_changed_weight(model, np.nan), target, tmp_path, samples=samples)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_outputs_of_another_shape_are_refused(target, model, samples, tmp_path, monkeypatch):
+    other = model.clone()
+    pooled = next(node for node in other.graph if node.op_type == "Flatten").outputs[0]
+    other.graph.outputs[0] = pooled
+    sabotage(monkeypatch, target, other)
+    with pytest.raises(ExportError, match=r"outputs of the shapes \[\(8, 12\)\], the model .*8, 5"):
+        export(model, target, tmp_path, samples=samples)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_file_that_does_not_load_is_refused(target, model, samples, tmp_path, monkeypatch):
+    module = importlib.import_module("trimtab.targets.export")
+    monkeypatch.setitem(module._WRITERS, target, lambda _, path: path.write_bytes(b"nonsense"))
+    with pytest.raises(
+        ExportError, match=f"model{SUFFIXES[target]} for {target} does not load or run"
+    ):
+        export(model, target, tmp_path, samples=samples)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_earlier_export_survives_a_refused_one(model, samples, tmp_path, monkeypatch):
+    first = export(model, "onnxruntime", tmp_path, samples=samples)
+    content = first.path.read_bytes()
+    sabotage(monkeypatch, "onnxruntime", with_changed_weight(model, 2))
+    with pytest.raises(ExportError):
+        export(model, "onnxruntime", tmp_path, samples=samples)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [content]
+
+
+@pytest.mark.slow
+def test_operators_without_a_kernel_are_refused_before_anything_is_written(samples, tmp_path):
+    with pytest.raises(UnsupportedOperatorError, match="LRN"):
+        export(clean(GRAPHS["unknown_operator"]()), "tflite", tmp_path, samples=samples)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["residual", "one_dimensional"])
+def test_int8_graph_is_let_out_for_every_target(target, name, tmp_path):
+    from types import SimpleNamespace
+
+    from trimtab.compress.quantize import QuantizeInt8, apply
+
+    model = clean(TRAINED_LIKE[name]())
+    shape = [dim for dim in model.graph.inputs[0].shape if isinstance(dim, int)]
+    data = (np.random.default_rng(0).normal(size=(64, *shape)).astype(np.float32),)
+    dataset = SimpleNamespace(calibration=lambda count, seed: data)
+    quantized = apply(model, QuantizeInt8(calibration_samples=64), SimpleNamespace(
+        dataset=dataset, seed=0, log=print
+    ))  # fmt: skip
+    exported = export(quantized, target, tmp_path, samples=data)
+    assert exported.comparison.cosine > 0.99
+
+
+def test_worst_output_of_several_counts():
+    expected = np.eye(4, dtype=np.float32)
+    assert compare(expected, expected).cosine == pytest.approx(1)
+    wrong = expected.copy()
+    wrong[3] = wrong[3, ::-1]
+    result = compare(wrong, expected)
+    assert (result.max_abs_error, result.cosine, result.agreement) == (1, 0, 0.75)
+
+
+def test_all_zero_outputs_have_no_direction():
+    zeros = np.zeros((2, 3), np.float32)
+    result = compare(zeros, zeros)
+    assert (result.relative_error, result.cosine, result.agreement) == (0, None, 1)
