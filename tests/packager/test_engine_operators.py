@@ -1,4 +1,4 @@
-"""The engine against ONNX's own test cases: every operator that it knows, as the standard has it."""
+"""The engine against ONNX's own test cases, for every operator that it knows."""
 
 from __future__ import annotations
 
@@ -171,7 +171,9 @@ CONVOLUTIONS = {
     "1-D strided and padded on one side": ((2, 4, 20), (6, 4, 3), {"strides": [2], "pads": [2, 0]}),
     "1-D depthwise, strided": ((2, 4, 21), (4, 1, 5), {"group": 4, "strides": [3], "pads": [2, 2]}),
     "1-D dilated": ((2, 4, 20), (6, 4, 3), {"dilations": [4], "pads": [4, 4]}),
-    "2-D same, odd side": ((2, 3, 9, 8), (5, 3, 3, 3), {"strides": [2, 2], "auto_pad": "SAME_LOWER"}),
+    "2-D same, odd side": (
+        (2, 3, 9, 8), (5, 3, 3, 3), {"strides": [2, 2], "auto_pad": "SAME_LOWER"},
+    ),
     "2-D grouped": ((2, 6, 9, 8), (8, 3, 3, 3), {"group": 2, "pads": [1, 1, 1, 1]}),
     "2-D depthwise": ((2, 6, 9, 8), (6, 1, 3, 3), {"group": 6, "pads": [1, 1, 1, 1]}),
     "2-D depthwise, several filters a channel": ((2, 3, 9, 8), (6, 1, 3, 3), {"group": 3}),
@@ -181,7 +183,9 @@ CONVOLUTIONS = {
     "2-D depthwise, strided and dilated": (
         (2, 3, 15, 15), (3, 1, 3, 3), {"group": 3, "strides": [2, 2], "dilations": [2, 2]},
     ),
-    "2-D strided and dilated": ((2, 3, 15, 15), (4, 3, 3, 3), {"strides": [2, 2], "dilations": [2, 3]}),
+    "2-D strided and dilated": (
+        (2, 3, 15, 15), (4, 3, 3, 3), {"strides": [2, 2], "dilations": [2, 3]},
+    ),
 }  # fmt: skip
 
 
