@@ -1,19 +1,19 @@
 """Everything that `trimtab` raises, sorted by who must act. The roots are the agent's.
 
-    TrimtabError (trimtab_agent.errors)
-    ├── CallerError              the person or program that called
-    │   ├── ModelError           a file that is no model, or one that cannot be loaded
-    │   ├── UnsupportedOperatorError  operators that a part of Trimtab does not know, all named
-    │   ├── DataError            data that does not fit the model
-    │   ├── ProfileError         an unknown or malformed hardware profile
-    │   ├── RecipeError          a malformed compression recipe
-    │   └── RepositoryError      a signing repository that is missing, or lacks a key
-    ├── PackageError
-    │   ├── ExportError          an exported file that does not do what the original does
-    │   ├── IntegrityError, FormatError, TrustError   (the agent's)
-    ├── DeviceError
-    │   └── DeviceTimeoutError   a device that did not answer in time
-    └── NetworkError, BrokerError (the agent's)
+TrimtabError (trimtab_agent.errors)
+├── CallerError              the person or program that called
+│   ├── ModelError           a file that is no model, or one that cannot be loaded
+│   ├── UnsupportedOperatorError  operators that a part of Trimtab does not know, all named
+│   ├── DataError            data that does not fit the model
+│   ├── ProfileError         an unknown or malformed hardware profile
+│   ├── RecipeError          a malformed compression recipe
+│   └── RepositoryError      a signing repository that is missing, or lacks a key
+├── PackageError
+│   ├── ExportError          an exported file that does not do what the original does
+│   ├── IntegrityError, FormatError, TrustError   (the agent's)
+├── DeviceError
+│   └── DeviceTimeoutError   a device that did not answer in time
+└── NetworkError, BrokerError (the agent's)
 """
 
 from __future__ import annotations

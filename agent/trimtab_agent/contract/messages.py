@@ -117,7 +117,14 @@ class Status(msgspec.Struct, kw_only=True, frozen=True):
 
 
 State = Literal[
-    "assigned", "fetching", "verifying", "staged", "checked", "active", "measured", "rolled_back",
+    "assigned",
+    "fetching",
+    "verifying",
+    "staged",
+    "checked",
+    "active",
+    "measured",
+    "rolled_back",
     "refused",
 ]
 """Steps of an update, in order; `rolled_back` and `refused` end it early."""
