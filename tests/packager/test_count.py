@@ -76,6 +76,23 @@ def test_quantized_weights_count_as_weights_and_scales_do_not():
     assert (found.parameters, found.weight_bytes) == (112, 108 + 16)
 
 
+def test_zeros_are_told_from_weights():
+    b = GraphBuilder(4)
+    weight = b.constant([[0, 1, 2], [0, 0, 3], [1, 1, 1], [0, 5, 0]], np.float32)
+    assert count(b, b.op("MatMul", "x", weight)).nonzero_parameters == 7
+
+
+def test_a_stored_code_is_zero_where_it_is_the_zero_point_of_its_block():
+    b = GraphBuilder(5)
+    stored = b.constant([[3, 3, 3, 1, 1], [0, 2, 3, 3, 3]], np.uint8)
+    zero_points = b.constant([[3, 1, 1], [2, 3, 0]], np.uint8)
+    weight = b.op(
+        "DequantizeLinear", stored, b.positive(2, 3), zero_points, axis=1, block_size=2
+    )  # zeros: 2 + 1 + 1 in the first row, 1 + 2 + 0 in the second
+    found = count(b, b.op("Gemm", "x", weight, transB=1))
+    assert (found.parameters, found.nonzero_parameters) == (10, 3)
+
+
 def test_shared_weight_is_one_in_total():
     b = GraphBuilder(3, 8, 8)
     kernel = b.weight(3, 3, 3, 3)

@@ -7,9 +7,12 @@ matrix products do. Element-wise operators, pooling and activations count none, 
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import msgspec
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from trimtab.graph.access import attribute, constant, shape_of
 
@@ -38,13 +41,16 @@ class ModelCount(msgspec.Struct, kw_only=True, frozen=True):
     Attributes:
         parameters: Elements of all floating-point or quantized initializers; those that hold
             shapes, axes, scales and zero points are left out.
-        macs: For a batch of one.
+        nonzero_parameters: Those that are not zero. Zeros save nothing in memory or in the file,
+            only on the wire.
+        macs: For a batch of one, zeros multiplied like any other weight.
         weight_bytes: What the counted initializers take in memory as stored.
         layers: Those that do multiply-accumulates, in graph order.
         uncounted: Names of layers whose shapes are unknown, so that `macs` lacks them.
     """
 
     parameters: int
+    nonzero_parameters: int
     macs: int
     weight_bytes: int
     layers: tuple[LayerCount, ...]
@@ -57,6 +63,7 @@ def count_model(model: ir.Model) -> ModelCount:
     weights = [value for value in model.graph.initializers.values() if _is_weight(value)]
     return ModelCount(
         parameters=sum(_size(value) for value in weights),
+        nonzero_parameters=sum(_nonzero(value) for value in weights),
         macs=sum(layer.macs or 0 for layer in layers),
         weight_bytes=sum(value.const_value.nbytes for value in weights if value.const_value),
         layers=tuple(layers),
@@ -82,6 +89,30 @@ def _size(value: ir.Value) -> int:
     return value.const_value.size if value.const_value else 0
 
 
+def _nonzero(value: ir.Value) -> int:
+    """Counts the weights that do not stand for zero."""
+    stored = constant(value)
+    if stored is None:
+        return 0
+    use = next(iter(value.uses()))
+    has_zero_point = use.node.op_type in _QUANTIZATION and len(use.node.inputs) > 2
+    zero = constant(use.node.inputs[2]) if has_zero_point else None
+    if zero is None or not zero.any():
+        return int(np.count_nonzero(stored))
+    return int(np.count_nonzero(stored != _spread(zero, stored.shape, use.node)))
+
+
+def _spread(zero: NDArray[Any], shape: tuple[int, ...], node: ir.Node) -> NDArray[Any]:
+    """Gives every stored weight its zero point: one for all, for an index, or for a block."""
+    if zero.size == 1:
+        return zero.reshape(())
+    axis = attribute(node, "axis", 1) % len(shape)
+    if zero.ndim == 1:
+        return zero.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+    repeated = np.repeat(zero, attribute(node, "block_size", 0), axis=axis)
+    return np.take(repeated, np.arange(shape[axis]), axis=axis)
+
+
 def _layer(node: ir.Node) -> LayerCount:
     output = shape_of(node.outputs[0])
     parameters = sum(_size(source) for source in map(_weight_source, node.inputs) if source)
@@ -95,12 +126,11 @@ def _layer(node: ir.Node) -> LayerCount:
 
 
 def _weight_source(value: ir.Value | None) -> ir.Value | None:
-    """Returns the initializer behind an input, looking through a DequantizeLinear."""
-    if value is None:
-        return None
-    producer = value.producer()
-    if producer is not None and producer.op_type == "DequantizeLinear":
-        value = producer.inputs[0]
+    """Returns the initializer behind an input, looking through Reshape and DequantizeLinear."""
+    for operator in ("Reshape", "DequantizeLinear"):
+        producer = None if value is None else value.producer()
+        if producer is not None and producer.op_type == operator:
+            value = producer.inputs[0]
     return value if value is not None and constant(value) is not None else None
 
 

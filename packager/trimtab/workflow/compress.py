@@ -66,6 +66,7 @@ class StepSummary(msgspec.Struct, kw_only=True, frozen=True):
         technique: Its name.
         macs: Multiply-accumulates before and after.
         parameters: Parameters before and after.
+        nonzero_parameters: Those that are not zero.
         weight_bytes: Bytes of the weights before and after.
         duration_s: How long it took.
     """
@@ -73,6 +74,7 @@ class StepSummary(msgspec.Struct, kw_only=True, frozen=True):
     technique: str
     macs: tuple[int, int]
     parameters: tuple[int, int]
+    nonzero_parameters: tuple[int, int]
     weight_bytes: tuple[int, int]
     duration_s: float
 
@@ -257,6 +259,7 @@ def _summary(report: StepReport) -> StepSummary:
         technique=report.step.technique,
         macs=(before.macs, after.macs),
         parameters=(before.parameters, after.parameters),
+        nonzero_parameters=(before.nonzero_parameters, after.nonzero_parameters),
         weight_bytes=(before.weight_bytes, after.weight_bytes),
         duration_s=report.duration_s,
     )
