@@ -26,7 +26,7 @@ EPOCHS = 15
 
 
 def windows(recordings: Path) -> dict[str, np.ndarray]:
-    """Cuts the recordings into windows `[100, 6]`, standardised with the training people's figures."""
+    """Cuts the recordings into windows `[100, 6]`, standardised by the training people."""
     # The file is a pickled dict; it comes from a package that pip has checked.
     data = np.load(recordings, allow_pickle=True).item()
     x, y, person = [], [], []

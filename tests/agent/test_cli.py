@@ -278,7 +278,11 @@ def test_killed_at_random_moments_the_agent_ends_what_it_began(
             with running("run", "--config", mosquitto_config) as process:
                 time.sleep(chance.uniform(0.3, 3))
                 process.kill()
+        while not mosquitto_host.status.empty():
+            mosquitto_host.status.get()
         with running("run", "--config", mosquitto_config) as process:
+            # A killed one may have sent the report already; this one must have come up too.
+            wait_for(mosquitto_host.status, lambda s: s.online)
             report = wait_for(mosquitto_host.reports, lambda r, n=counter: r.counter == n)
             process.send_signal(signal.SIGTERM)
             assert process.wait(10) == 0

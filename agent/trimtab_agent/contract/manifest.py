@@ -306,10 +306,9 @@ class _Head(msgspec.Struct):
 
 def _faults(manifest: Manifest) -> list[str]:
     """Returns everything in `manifest` that contradicts something else in it."""
-    faults = []
     paths = [entry.path for entry in manifest.files]
-    for path in sorted({path for path in paths if paths.count(path) > 1}):
-        faults.append(f"file {path!r} is listed twice")
+    repeated = sorted({path for path in paths if paths.count(path) > 1})
+    faults = [f"file {path!r} is listed twice" for path in repeated]
     for entry in manifest.files:
         if not is_safe_path(entry.path):
             faults.append(f"file path {entry.path!r} leaves the package")

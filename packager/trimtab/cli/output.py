@@ -9,7 +9,6 @@ import typer
 
 from trimtab_agent.errors import TrimtabError
 
-
 _WIDTH = 170
 
 
