@@ -31,6 +31,7 @@ TECHNIQUES: Mapping[str, tuple[str, str]] = {
     "prune_channels": ("trimtab.compress.prune", "PruneChannels"),
     "fine_tune": ("trimtab.compress.fine_tune", "FineTune"),
     "quantize_int8": ("trimtab.compress.quantize", "QuantizeInt8"),
+    "prune_weights": ("trimtab.compress.prune_weights", "PruneWeights"),
 }
 """By its name in recipes: the module and the name of its Struct."""
 

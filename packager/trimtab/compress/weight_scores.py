@@ -1,0 +1,93 @@
+"""How much each single weight matters, by four criteria. The least go first.
+
+- `magnitude`: its size. Needs no data.
+- `taylor`: how much the loss changes, to first order, when it becomes zero: `|g w|`, with the
+  mean gradient `g` (Molchanov et al. 2019, arXiv:1906.10771, equation 8, for single weights;
+  Lee et al. 2019, arXiv:1810.02340, call it connection sensitivity).
+- `obd`: the same to second order, `h w^2 / 2` (LeCun et al. 1989, "Optimal Brain Damage",
+  equation 5), with the mean squared gradient, the diagonal of the empirical Fisher information,
+  for `h`.
+- `random`: a control that any other criterion must beat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from trimtab.compress.mask import Scores
+from trimtab.compress.weights import Weight
+from trimtab.errors import DataError
+from trimtab.graph.run import run_graph
+
+if TYPE_CHECKING:
+    from trimtab.compress.context import Context
+    from trimtab.engine.sensitivity import Gradients
+
+Criterion = Literal["magnitude", "taylor", "obd", "random"]
+
+_GRADIENT_SAMPLES = 512
+"""A rank needs no more: each is one more noisy estimate of the same mean."""
+
+
+def score(
+    model: ir.Model, weights: Sequence[Weight], criterion: Criterion, context: Context
+) -> list[Scores]:
+    """Scores every weight; one that is zero scores 0, the least there is.
+
+    Args:
+        model: The graph of the weights.
+        weights: What to score.
+        criterion: By what.
+        context: Gives the data, the teacher and the seed.
+
+    Returns:
+        One matrix for each weight, float32, laid out as `Weight.matrix` does.
+
+    Raises:
+        DataError: The criterion needs data and there is none.
+        UnsupportedOperatorError: It needs gradients, and the engine lacks operators.
+    """
+    if criterion == "magnitude":
+        return [np.abs(weight.matrix(weight.array)) for weight in weights]
+    if criterion == "random":
+        return _random(weights, context.seed)
+    gradients = _gradients(model, criterion, context)
+    scores = []
+    for weight in weights:
+        if criterion == "taylor":
+            values = np.abs(gradients.mean[weight.name] * weight.array)
+        else:
+            values = 0.5 * gradients.squared[weight.name] * np.square(weight.array)
+        scores.append(weight.matrix(values.astype(np.float32)))
+    return scores
+
+
+def _random(weights: Sequence[Weight], seed: int) -> list[Scores]:
+    random = np.random.default_rng(seed)
+    scores = []
+    for weight in weights:
+        matrix = weight.matrix(weight.array)
+        drawn = 1 - random.random(matrix.shape, np.float32)  # above 0, which zeros have
+        scores.append(np.where(matrix != 0, drawn, np.float32(0)))
+    return scores
+
+
+def _gradients(model: ir.Model, criterion: Criterion, context: Context) -> Gradients:
+    if context.dataset is None:
+        raise DataError(
+            f"prune_weights: criterion {criterion!r} needs data for its gradients: give --data "
+            "(labels are not needed), or take `magnitude`"
+        )
+    from trimtab.compress.fine_tune import _up_to_logits
+    from trimtab.engine.sensitivity import weight_gradients
+
+    split = context.dataset.train
+    chosen = np.random.default_rng(context.seed).permutation(len(split))[:_GRADIENT_SAMPLES]
+    samples = [array[chosen] for array in split.inputs]
+    labels = None if split.labels is None else split.labels[chosen]
+    answers = run_graph(_up_to_logits(context.teacher), samples)[0]
+    return weight_gradients(model, samples, answers, labels)
