@@ -8,35 +8,17 @@ import onnx_ir as ir
 import pytest
 
 from support.graphs import GRAPHS, GraphBuilder
-from trimtab.compress.context import Context
+from support.techniques import context, samples, small_dataset
 from trimtab.compress.prune_weights import PruneWeights, apply
 from trimtab.compress.weights import find_weights
 from trimtab.errors import DataError, ModelError
-from trimtab.evaluate.data import Dataset, Split
 from trimtab.graph.access import held
 from trimtab.graph.count import count_model
 from trimtab.graph.run import run_graph
-from trimtab.hardware import load_profile
-
-
-def context(model: ir.Model, dataset: Dataset | None = None) -> Context:
-    return Context(
-        profile=load_profile("generic-x86-64"),
-        dataset=dataset,
-        teacher=model,
-        seed=0,
-        log=lambda _: None,
-    )
 
 
 def pruned(model: ir.Model, **step: object) -> ir.Model:
     return apply(model, msgspec.convert(step, PruneWeights), context(model))
-
-
-def samples(model: ir.Model) -> list[np.ndarray]:
-    rng = np.random.default_rng(1)
-    shapes = [[4, *list(value.shape)[1:]] for value in model.graph.inputs]
-    return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -166,14 +148,6 @@ def test_says_when_data_is_missing(step: dict[str, object]) -> None:
         pruned(GRAPHS["plain"](), **step)
 
 
-def small_dataset(model: ir.Model, count: int = 64) -> Dataset:
-    rng = np.random.default_rng(2)
-    x = rng.normal(size=(count, *list(model.graph.inputs[0].shape)[1:])).astype(np.float32)
-    labels = run_graph(model, [x])[0].argmax(axis=1)
-    split = Split(inputs=(x,), labels=labels)
-    return Dataset(source="test", train=split, test=split)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("criterion", ["taylor", "obd"])
 def test_gradients_choose_what_the_outputs_need(criterion: str) -> None:
@@ -195,13 +169,7 @@ def test_gradients_choose_what_the_outputs_need(criterion: str) -> None:
 def test_rounds_train_in_between_and_end_at_the_wished_sparsity() -> None:
     model = GRAPHS["plain"]()
     lines: list[str] = []
-    surroundings = Context(
-        profile=load_profile("generic-x86-64"),
-        dataset=small_dataset(model),
-        teacher=model,
-        seed=0,
-        log=lines.append,
-    )
+    surroundings = context(model, small_dataset(model), lines.append)
     step = PruneWeights(sparsity=0.8, rounds=3, epochs_per_round=1)
     result = apply(model, step, surroundings)
     weights = find_weights(result)

@@ -32,6 +32,7 @@ TECHNIQUES: Mapping[str, tuple[str, str]] = {
     "fine_tune": ("trimtab.compress.fine_tune", "FineTune"),
     "quantize_int8": ("trimtab.compress.quantize", "QuantizeInt8"),
     "prune_weights": ("trimtab.compress.prune_weights", "PruneWeights"),
+    "share_weights": ("trimtab.compress.share_weights", "ShareWeights"),
 }
 """By its name in recipes: the module and the name of its Struct."""
 
