@@ -5,57 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.graphs import GRAPHS, GraphBuilder
-from trimtab.graph.access import set_initializer
-from trimtab.graph.dependencies import Dependencies, analyse, remove_channels
-
-
-def outputs(model: ir.Model) -> np.ndarray:
-    proto = ir.to_proto(model)
-    onnx.checker.check_model(proto, full_check=True)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options)
-    source = session.get_inputs()[0]
-    x = np.random.default_rng(7).normal(size=(3, *source.shape[1:])).astype(np.float32)
-    return session.run(None, {source.name: x})[0]
-
-
-def masked(model: ir.Model, dependencies: Dependencies, dropped: list[int]) -> ir.Model:
-    """Sets every slice that would be cut to zero, where it is made and where it is read."""
-    model = model.clone()
-    for (name, axis), roots in dependencies.axes.items():
-        value = model.graph.initializers.get(name)
-        if value is not None:
-            array = np.moveaxis(value.const_value.numpy().copy(), axis, 0)
-            array[np.isin(roots, dropped)] = 0
-            set_initializer(value, np.moveaxis(array, 0, axis))
-    return model
-
-
-def assert_prunes_exactly(model: ir.Model, seed: int = 0, share: float = 0.5) -> None:
-    rng = np.random.default_rng(seed)
-    dependencies = analyse(model)
-    dropped = [
-        int(number)
-        for group in dependencies.groups
-        for number in rng.permutation(group.classes)[: int(share * len(group.classes))]
-    ]
-    pruned = remove_channels(model, dependencies, dropped)
-    expected = outputs(masked(model, dependencies, dropped))
-    scale = np.abs(expected).max() + 1
-    np.testing.assert_allclose(outputs(pruned) / scale, expected / scale, atol=1e-5)
-
-
-def channels(model: ir.Model) -> list[int]:
-    """How many channels the kernel of each group makes."""
-    dependencies = analyse(model)
-    return [dependencies.count(group, group.classes) for group in dependencies.groups]
+from support.pruning import assert_prunes_exactly, channels
+from trimtab.graph.dependencies import analyse, remove_channels
 
 
 @pytest.mark.parametrize("name", GRAPHS)

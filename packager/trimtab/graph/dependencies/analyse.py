@@ -7,7 +7,13 @@ from collections.abc import Iterator, Sequence
 import onnx_ir as ir
 
 # The rules register themselves when their modules are imported.
-from trimtab.graph.dependencies import rules_elementwise, rules_layout, rules_linear  # noqa: F401
+from trimtab.graph.dependencies import (  # noqa: F401
+    rules_elementwise,
+    rules_layout,
+    rules_linear,
+    rules_products,
+    rules_recurrent,
+)
 from trimtab.graph.dependencies.atoms import LabelArray
 from trimtab.graph.dependencies.groups import Dependencies, collect
 from trimtab.graph.dependencies.labels import Labels, dimensions, frozen
@@ -33,7 +39,8 @@ def analyse(model: ir.Model) -> Dependencies:
             opaque.add(node.op_type)
             outputs = _keep_all_around(node, labels)
         for value, array in zip(node.outputs, outputs, strict=True):
-            labels.set_activation(value, array)
+            if value.name:  # an output that is left out has none
+                labels.set_activation(value, array)
     for value in model.graph.outputs:
         labels.freeze(value)
     return collect(labels, tuple(sorted(opaque)))
@@ -42,14 +49,15 @@ def analyse(model: ir.Model) -> Dependencies:
 def _apply_rule(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
     """Return the labels of the node's outputs, None where the node is not understood."""
     rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-    values = [*node.outputs, *(value for value in node.inputs if value is not None)]
+    values = [value for value in (*node.outputs, *node.inputs) if value is not None and value.name]
     if rule is None or any(value.shape is None for value in values):
         return None
     outputs = rule(node, labels)
     if outputs is None:
         return None
-    ranks = [len(dimensions(value)) for value in node.outputs]
-    return outputs if ranks == [array.ndim for array in outputs] else None
+    pairs = zip(node.outputs, outputs, strict=True)
+    fits = all(len(dimensions(value)) == array.ndim for value, array in pairs if value.name)
+    return outputs if fits else None
 
 
 def _keep_all_around(node: ir.Node, labels: Labels) -> list[LabelArray]:

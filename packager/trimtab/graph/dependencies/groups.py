@@ -25,8 +25,8 @@ class Group:
     Attributes:
         made: The kernel that makes them (the first, where several do) and the axis of it.
         classes: Their numbers. Dropping one cuts every slice that bears its number.
-        width: How many channels of the narrowest feature map one class stands for: 1, or the
-            number of groups of a grouped convolution.
+        width: How many channels of the narrowest feature map one class stands for: 1, the number
+            of groups of a grouped convolution, or the features of an attention head.
         axes: Where they occur.
     """
 
@@ -131,9 +131,7 @@ def _group(
     where: tuple[Axis, ...],
     classes: tuple[int, ...],
 ) -> Group:
-    counts = [
-        int(np.isin(axes[axis], classes).sum()) for axis in where if axis[0] in labels.activations
-    ]
+    made = [axis for axis in where if axis in labels.made]
+    channels = [int(np.isin(axes[axis], classes).sum()) * labels.made[axis] for axis in made]
     # Nodes are met in order, and so are kernels: the first is the one that makes the channels.
-    made = next(axis for axis in where if axis[0] in labels.kernels)
-    return Group(made=made, classes=classes, width=min(counts) // len(classes), axes=where)
+    return Group(made=made[0], classes=classes, width=min(channels) // len(classes), axes=where)

@@ -50,6 +50,8 @@ class Labels:
         activations: Labels of each graph input and node output, by the name of the value.
         parameters: One vector for each axis of each initializer that was met, by its name.
         kernels: Names of the parameters that make channels: weights of convolutions and the like.
+        made: For each axis of a kernel that makes channels, how many channels of a feature map
+            each slice of it stands for.
     """
 
     def __init__(self, opset: int) -> None:
@@ -58,6 +60,7 @@ class Labels:
         self.activations: dict[str, LabelArray] = {}
         self.parameters: dict[str, list[LabelArray]] = {}
         self.kernels: set[str] = set()
+        self.made: dict[tuple[str, int], int] = {}
 
     def of(self, value: ir.Value) -> LabelArray:
         """Return the labels of a tensor that an operator reads as data.
@@ -98,6 +101,18 @@ class Labels:
         known = self.parameters.setdefault(name_of(value), used)
         for vector, before in zip(used, known, strict=True):
             self.atoms.tie(vector, before)
+
+    def add_kernel(self, value: ir.Value, axis: int | None = None, *, channels: int = 1) -> None:
+        """Record that a parameter makes channels.
+
+        Args:
+            value: The parameter.
+            axis: The axis of it that counts them, if this one is to count them.
+            channels: How many channels of a feature map one slice along that axis stands for.
+        """
+        self.kernels.add(name_of(value))
+        if axis is not None:
+            self.made.setdefault((name_of(value), axis), channels)
 
     def freeze(self, value: ir.Value) -> None:
         """Keep all of a tensor."""

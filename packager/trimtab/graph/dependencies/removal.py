@@ -11,6 +11,7 @@ import onnx_ir as ir
 from trimtab.graph.access import add_initializer, constant, infer_shapes, set_initializer
 from trimtab.graph.dependencies.groups import Axis, Dependencies
 from trimtab.graph.dependencies.labels import dimensions, name_of
+from trimtab.graph.dependencies.rules_layout import slice_bounds
 
 Keeps = dict[Axis, npt.NDArray[np.bool_]]
 """For each axis that loses slices, which of them it keeps."""
@@ -62,6 +63,16 @@ def _set_group_count(node: ir.Node, _graph: ir.Graph, keeps: Keeps) -> None:
         node.attributes["group"] = ir.AttrInt64("group", int(keep.sum()))
 
 
+def _set_transposed_group_count(node: ir.Node, _graph: ir.Graph, keeps: Keeps) -> None:
+    """Count the groups of a depthwise transposed convolution again."""
+    weight = node.inputs[1]
+    assert weight is not None
+    groups = node.attributes.get_int("group", 1)
+    keep = keeps.get((name_of(weight), 0))
+    if groups == dimensions(weight)[0] and groups > 1 and keep is not None:
+        node.attributes["group"] = ir.AttrInt64("group", int(keep.sum()))
+
+
 def _set_target_shape(node: ir.Node, graph: ir.Graph, keeps: Keeps) -> None:
     """Give a Reshape its new length, as -1 where that is free.
 
@@ -95,8 +106,61 @@ def _set_split_sizes(node: ir.Node, graph: ir.Graph, keeps: Keeps) -> None:
     node.replace_input_with(1, value)
 
 
+def _set_slice_bounds(node: ir.Node, graph: ir.Graph, keeps: Keeps) -> None:
+    """Count the bounds of a Slice in what is left of its input."""
+    source, bounds = node.inputs[0], slice_bounds(node)
+    assert source is not None
+    if bounds is None or not any((name_of(source), axis) in keeps for axis in bounds):
+        return
+    columns: list[list[int]] = [[], [], [], []]
+    for axis, cut in bounds.items():
+        start, end, step = cut.start, cut.stop, cut.step
+        keep = keeps.get((name_of(source), axis))
+        if keep is not None:
+            first, last, _ = cut.indices(len(keep))
+            start, end = int(keep[:first].sum()), int(keep[:last].sum())
+        for column, number in zip(columns, (start, end, axis, step), strict=True):
+            column.append(number)
+    node.resize_inputs(5)
+    for index, (what, column) in enumerate(zip(_SLICE_INPUTS, columns, strict=True), start=1):
+        name = f"{node.outputs[0].name}_{what}"
+        node.replace_input_with(index, add_initializer(graph, name, np.array(column, np.int64)))
+
+
+_SLICE_INPUTS = ("starts", "ends", "axes", "steps")
+
+
+def _set_gathered(node: ir.Node, graph: ir.Graph, keeps: Keeps) -> None:
+    """Number the picked slices as they are numbered in what is left of the input."""
+    source, places = node.inputs[0], constant(node.inputs[1])
+    assert source is not None
+    axis = node.attributes.get_int("axis", 0) % len(dimensions(source))
+    keep = keeps.get((name_of(source), axis))
+    if keep is None or places is None:
+        return
+    places = np.where(places < 0, places + len(keep), places)
+    moved = (np.cumsum(keep) - 1)[places[keep[places]] if places.ndim else places]
+    name = f"{node.outputs[0].name}_indices"
+    node.replace_input_with(1, add_initializer(graph, name, np.asarray(moved, np.int64)))
+
+
+def _set_hidden_size(node: ir.Node, _graph: ir.Graph, keeps: Keeps) -> None:
+    """Count the hidden units of a recurrent layer again."""
+    recurrence = node.inputs[2]
+    assert recurrence is not None
+    keep = keeps.get((name_of(recurrence), 2))
+    if keep is not None:
+        node.attributes["hidden_size"] = ir.AttrInt64("hidden_size", int(keep.sum()))
+
+
 _REWRITES: dict[str, Callable[[ir.Node, ir.Graph, Keeps], None]] = {
     "Conv": _set_group_count,
+    "ConvTranspose": _set_transposed_group_count,
+    "GRU": _set_hidden_size,
+    "Gather": _set_gathered,
+    "LSTM": _set_hidden_size,
+    "RNN": _set_hidden_size,
     "Reshape": _set_target_shape,
+    "Slice": _set_slice_bounds,
     "Split": _set_split_sizes,
 }

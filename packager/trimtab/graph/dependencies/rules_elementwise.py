@@ -23,7 +23,7 @@ from trimtab.graph.dependencies.rules import data, rule
     *("Abs", "Ceil", "Celu", "Clip", "Cos", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu"),
     *("HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Mish", "Neg", "Reciprocal"),
     *("Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Swish"),
-    *("Tanh", "ThresholdedRelu", "Cast"),
+    *("Tanh", "ThresholdedRelu", "Cast", "IsNaN", "Not", "Shrink", "Sinh", "Cosh", "Tan", "Atan"),
 )
 def unary(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
     """Pass the labels on; other inputs (the bounds of Clip, the ratio of Dropout) are scalars."""
@@ -33,18 +33,20 @@ def unary(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
     return [labels.of(data(node))] * len(node.outputs)
 
 
-@rule("Softmax", "LogSoftmax")
+@rule("Softmax", "LogSoftmax", "LpNormalization")
 def softmax(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
-    """Keep what the sum runs over; before operator set 13 the sum runs over several axes."""
-    if labels.opset < 13:
+    """Tie what the sum runs over; before operator set 13 a Softmax sums over several axes."""
+    if labels.opset < 13 and node.op_type != "LpNormalization":
         return None
     source = labels.of(data(node))
-    if source.shape[node.attributes.get_int("axis", -1)] > 1:
-        labels.atoms.freeze(source)
-    return [source]
+    axis = node.attributes.get_int("axis", -1)
+    return [labels.tie_along(source, [axis] if source.shape[axis] > 1 else [])]
 
 
-@rule("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "PRelu")
+@rule(
+    *("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "PRelu", "Mod", "Where"),
+    *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Xor"),
+)
 def broadcasting(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
     """Tie the operands element by element.
 

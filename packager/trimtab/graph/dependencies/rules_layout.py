@@ -10,7 +10,13 @@ import onnx_ir as ir
 
 from trimtab.graph.access import constant
 from trimtab.graph.dependencies.atoms import FROZEN, LabelArray
-from trimtab.graph.dependencies.labels import Labels, dimensions, varying_axes
+from trimtab.graph.dependencies.labels import (
+    Labels,
+    along,
+    dimensions,
+    is_parameter,
+    varying_axes,
+)
 from trimtab.graph.dependencies.rules import axes_of, data, input_at, rule
 
 
@@ -107,12 +113,59 @@ def split(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
 
 @rule("Slice")
 def slice_(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
-    """Pass the labels on when the cut axes carry none: a cut through channels is not understood."""
+    """Cut the labels as the elements, where the bounds are constants and nothing is skipped."""
     source = labels.of(data(node))
-    axes = constant(input_at(node, 3))
-    if axes is None or any(source.shape[int(axis)] != 1 for axis in axes):
+    bounds = slice_bounds(node)
+    if bounds is None:
         return None
-    return [source]
+    cuts = [slice(None)] * source.ndim
+    for axis, cut in bounds.items():
+        if source.shape[axis] > 1:
+            if cut.step != 1:
+                return None
+            cuts[axis] = cut
+    return [source[tuple(cuts)]]
+
+
+def slice_bounds(node: ir.Node) -> dict[int, slice] | None:
+    """Return what a Slice cuts, by axis, counted from the front; None if known only at run time."""
+    starts, ends = constant(input_at(node, 1)), constant(input_at(node, 2))
+    axes, steps = input_at(node, 3), input_at(node, 4)
+    if starts is None or ends is None:
+        return None
+    numbers = np.arange(len(starts)) if axes is None else constant(axes)
+    strides = np.ones(len(starts), np.int64) if steps is None else constant(steps)
+    if numbers is None or strides is None:
+        return None
+    rank = len(dimensions(data(node)))
+    given = zip(numbers, starts, ends, strides, strict=True)
+    return {int(a) % rank: slice(int(s), int(e), int(by)) for a, s, e, by in given}
+
+
+@rule("Gather")
+def gather(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
+    """Pick labels as the elements. A table of constants that is read by row makes channels."""
+    table, indices = data(node), input_at(node, 1)
+    assert indices is not None
+    axis = node.attributes.get_int("axis", 0) % len(dimensions(table))
+    rank = len(dimensions(indices))
+    if is_parameter(table):
+        return _embedding(table, rank, labels) if len(dimensions(table)) == 2 and not axis else None
+    source = labels.of(table)
+    if source.shape[axis] == 1:
+        at = tuple(range(axis, axis + rank))
+        return [np.expand_dims(source.squeeze(axis), at)]
+    places = constant(indices)
+    return None if places is None or rank > 1 else [source.take(places, axis)]
+
+
+def _embedding(table: ir.Value, rank: int, labels: Labels) -> list[LabelArray]:
+    width = dimensions(table)[1]
+    assert width is not None
+    fresh = labels.atoms.create(width)
+    labels.set_parameter(table, {1: fresh})
+    labels.add_kernel(table, 1)
+    return [along(fresh, rank, rank + 1)]
 
 
 @rule("Pad")
@@ -156,12 +209,13 @@ def resize(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
     return [source]
 
 
-@rule("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2")
+@rule("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceSumSquare")
 def reduce(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
-    """Pass the labels on when the reduced axes carry none."""
+    """Tie along the reduced axes, whose elements the result cannot tell apart."""
     source = labels.of(data(node))
     axes = axes_of(node, source.ndim)
-    if axes is None or any(source.shape[axis] != 1 for axis in axes):
+    if axes is None:
         return None
+    source = labels.tie_along(source, [axis for axis in axes if source.shape[axis] > 1])
     keep = node.attributes.get_int("keepdims", 1)
     return [source if keep else source.squeeze(tuple(axes))]
