@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,11 @@ class GraphModule:
     def variables(self) -> list[Any]:
         """The trainable weights."""
         return [variable for variable, _ in self._stored.values()]
+
+    @property
+    def stored(self) -> Mapping[str, tuple[Any, Axes]]:
+        """The trainable weights by initializer: the variable, and its physical order of axes."""
+        return self._stored
 
     def __call__(
         self, inputs: Sequence[Any], outputs: Sequence[ir.Value] | None = None

@@ -20,6 +20,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from trimtab.engine.hold import Holding
 from trimtab.engine.module import GraphModule
 from trimtab.errors import DataError, ModelError
 from trimtab.tensorflow_setup import import_tensorflow, seed_everything
@@ -68,6 +69,8 @@ def fine_tune(
     on_epoch: Callable[[EpochLoss], None] = lambda _: None,
 ) -> list[EpochLoss]:
     """Trains `model` in place and keeps the weights of its best epoch.
+
+    Weights that are marked keep their zeros or their clusters; see `trimtab.engine.hold`.
 
     Args:
         model: The graph, one output. A Softmax at its end is left out of the loss, which works
@@ -153,6 +156,7 @@ class _Trainer:
             keras.optimizers.schedules.CosineDecay(schedule.learning_rate, max(steps, 1))
         )
         self._optimizer.build(module.variables)
+        self._holding = Holding(module)
         self._value, self._has_softmax = logits_value(module.model)
         self._step = tf.function(self._train_step, reduce_retracing=True, autograph=False)
         self._loss_of = tf.function(self._loss, reduce_retracing=True, autograph=False)
@@ -185,6 +189,7 @@ class _Trainer:
         self._optimizer.apply(
             [g for g, _ in pairs], [v for _, v in pairs] if len(pairs) < len(variables) else None
         )
+        self._holding.project()
         return loss
 
     def _loss(self, *columns: Any) -> Any:

@@ -1,0 +1,90 @@
+"""Holding: zeros and clusters of marked weights survive training exactly."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from support.graphs import GraphBuilder
+from support.quant_graphs import TrainedLike
+from trimtab.compress.fine_tune import FineTune, apply
+from trimtab.evaluate.data import Dataset, Split
+from trimtab.graph.access import held, hold
+from trimtab.graph.clean import clean
+from trimtab.graph.run import run_graph
+
+pytestmark = pytest.mark.slow
+
+
+def network() -> ir.Model:
+    """A plain, a depthwise and a grouped convolution, and a dense layer."""
+    b: GraphBuilder = TrainedLike(4, 8, 8)
+    x = b.conv_relu("x", 4, 8)
+    x = b.conv_relu(x, 8, 8, group=8)
+    x = b.op("Flatten", b.conv_relu(x, 8, 8, group=2))
+    return clean(b.build(b.op("Gemm", x, b.weight(5, 512), b.weight(5), transB=1)))
+
+
+def kernels(model: ir.Model) -> dict[str, ir.Value]:
+    return {name: value for name, value in model.graph.initializers.items() if len(value.shape) > 1}
+
+
+def change(model: ir.Model, kind: str, function) -> ir.Model:
+    for value in kernels(model).values():
+        value.const_value = ir.tensor(function(value.const_value.numpy()), name=value.name)
+        hold(value, kind)
+    return model
+
+
+def trained(model: ir.Model) -> ir.Model:
+    x = np.random.default_rng(1).normal(size=(200, 4, 8, 8)).astype(np.float32)
+    split = Split(inputs=(x,), labels=None)
+    context = SimpleNamespace(
+        dataset=Dataset(source="noise", train=split, test=split),
+        teacher=network(),
+        seed=1,
+        log=lambda line: None,
+    )
+    result = apply(model, FineTune(epochs=3, batch_size=16), context)
+    distances = [
+        np.square(run_graph(m, [x])[0] - run_graph(network(), [x])[0]).mean()
+        for m in (model, result)
+    ]
+    assert distances[1] < 0.9 * distances[0], "it must have learnt something"
+    return result
+
+
+def test_zeros_stay_zero_and_the_others_move():
+    random = np.random.default_rng(2)
+
+    def sparse(array: np.ndarray) -> np.ndarray:
+        return np.where(random.random(array.shape) < 0.6, 0, array).astype(np.float32)
+
+    model = change(network(), "zeros", sparse)
+    after = kernels(trained(model))
+    for name, before in kernels(model).items():
+        old, new = before.const_value.numpy(), after[name].const_value.numpy()
+        np.testing.assert_array_equal(new[old == 0], 0)
+        assert not np.signbit(new[old == 0]).any()
+        assert (new[old != 0] != old[old != 0]).mean() > 0.9
+        assert held(after[name]) == "zeros"
+
+
+def test_clusters_move_as_one_and_zero_stays_zero():
+    levels = np.array([-0.4, -0.1, 0, 0.1, 0.4], np.float32)
+
+    def shared(array: np.ndarray) -> np.ndarray:
+        return levels[np.abs(array[..., None] - levels).argmin(axis=-1)]
+
+    model = change(network(), "clusters", shared)
+    after = kernels(trained(model))
+    for name, before in kernels(model).items():
+        old, new = before.const_value.numpy(), after[name].const_value.numpy()
+        for level in np.unique(old):
+            assert len(np.unique(new[old == level])) == 1
+        np.testing.assert_array_equal(new[old == 0], 0)
+        assert not np.array_equal(np.unique(new), np.unique(old))
+        assert held(after[name]) == "clusters"
