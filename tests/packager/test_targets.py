@@ -10,10 +10,14 @@ import pytest
 
 from support.graphs import GRAPHS
 from support.quant_graphs import GRAPHS as TRAINED_LIKE
+from trimtab.compress.affine import Range
+from trimtab.compress.calibrate import calibrate
+from trimtab.compress.placement import quantized_groups
+from trimtab.compress.quantize import quantize
 from trimtab.errors import ExportError, UnsupportedOperatorError
 from trimtab.graph.clean import clean
 from trimtab.targets import SUFFIXES, export
-from trimtab.targets.gate import compare, relative_limit
+from trimtab.targets.gate import check_quantization, compare, relative_limit
 
 TARGETS = [
     "onnxruntime",
@@ -154,3 +158,20 @@ def test_all_zero_outputs_have_no_direction():
     zeros = np.zeros((2, 3), np.float32)
     result = compare(zeros, zeros)
     assert (result.relative_error, result.cosine, result.agreement) == (0, None, 1)
+
+
+def test_quantization_with_a_wrong_range_is_refused(model, samples):
+    """Calibrated on data a thousand times too small, every activation saturates."""
+    ranges = _calibrated(model, samples[0] * 1e-3)
+    with pytest.raises(ExportError, match=r"mean cosine similarity of -?0\.\d+ with the float"):
+        check_quantization(quantize(model, ranges), model, samples)
+
+
+def test_quantization_done_well_passes(model, samples):
+    ranges = _calibrated(model, samples[0])
+    check_quantization(quantize(model, ranges), model, samples)
+
+
+def _calibrated(model: ir.Model, sample: np.ndarray) -> dict[str, Range]:
+    names = [name for group in quantized_groups(model.graph) for name in group]
+    return calibrate(model, (sample,), names, method="minmax")

@@ -33,6 +33,10 @@ INT8_COSINE = 0.99
 becomes a few at its end: the largest error is loose, the direction of the outputs is not."""
 
 
+QUANTIZED_COSINE = 0.9
+"""Mean over samples. Int8 done well stays above 0.99; a model at chance is far below 0.9."""
+
+
 class Comparison(msgspec.Struct, kw_only=True, frozen=True):
     """Outputs of a file against those of its graph.
 
@@ -92,6 +96,32 @@ def check_file(
     return max(results, key=lambda result: result.relative_error)
 
 
+def check_quantization(quantized: ir.Model, original: ir.Model, samples: tuple[Array, ...]) -> None:
+    """Checks that a quantized graph still does what the float graph before it does.
+
+    Args:
+        quantized: The graph with QuantizeLinear/DequantizeLinear pairs.
+        original: The float graph that it was made from.
+        samples: One array per input, samples along axis 0.
+
+    Raises:
+        ExportError: The outputs point elsewhere; the message says how far and how often.
+    """
+    for actual, expected in zip(
+        run_graph(quantized, samples), run_graph(original, samples), strict=True
+    ):
+        cosines = _cosines(actual, expected)
+        cosine = float(cosines.mean()) if cosines.size else 1.0
+        if not np.isfinite(actual).all() or cosine < QUANTIZED_COSINE:
+            agreement = compare(actual, expected).agreement
+            raise ExportError(
+                f"quantization broke the model: its outputs have a mean cosine similarity of "
+                f"{cosine:.3f} with the float model's ({QUANTIZED_COSINE} is accepted) and the "
+                f"same answer on {agreement:.0%} of {len(actual)} samples. Check that the "
+                "calibration data looks like real inputs, or leave quantize_int8 out"
+            )
+
+
 def relative_limit(*, quantized: bool) -> float:
     """Returns how far, as a share of the largest output, kernels may be from each other."""
     return INT8_RELATIVE_ERROR if quantized else FLOAT_RELATIVE_ERROR
@@ -109,8 +139,7 @@ def compare(actual: Array, expected: Array) -> Comparison:
     )
     error = float(np.abs(flat - reference).max()) if np.isfinite(flat).all() else float("inf")
     scale = float(np.abs(reference).max())
-    norms = np.linalg.norm(flat, axis=1) * np.linalg.norm(reference, axis=1)
-    cosines = (flat * reference).sum(axis=1)[norms > 0] / norms[norms > 0]
+    cosines = _cosines(actual, expected)
     return Comparison(
         samples=len(flat),
         max_abs_error=error,
@@ -118,6 +147,16 @@ def compare(actual: Array, expected: Array) -> Comparison:
         cosine=float(cosines.min()) if cosines.size else None,
         agreement=float((flat.argmax(axis=1) == reference.argmax(axis=1)).mean()),
     )
+
+
+def _cosines(actual: Array, expected: Array) -> NDArray[np.float64]:
+    """Returns the cosine similarity of each sample whose outputs are not all zero."""
+    flat, reference = (
+        array.reshape(len(array), -1).astype(np.float64) for array in (actual, expected)
+    )
+    norms = np.linalg.norm(flat, axis=1) * np.linalg.norm(reference, axis=1)
+    cosines: NDArray[np.float64] = (flat * reference).sum(axis=1)[norms > 0] / norms[norms > 0]
+    return cosines
 
 
 def _fault(result: Comparison, *, quantized: bool) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from trimtab.compress.context import Context
 from trimtab.compress.recipe import Recipe, StepReport, run_recipe
@@ -22,7 +23,7 @@ from trimtab.graph.count import count_model
 from trimtab.package.files import write_atomically
 from trimtab.package.golden import GoldenSamples, encode_golden
 from trimtab.targets import Comparison, export
-from trimtab.targets.gate import is_quantized, relative_limit
+from trimtab.targets.gate import check_quantization, is_quantized, relative_limit
 from trimtab.workflow.source import Source
 from trimtab_agent import runtimes
 from trimtab_agent.contract import codec
@@ -156,9 +157,15 @@ class Compressor:
             key = json.dumps(part.to_dict(), sort_keys=True)
             if key not in self._done:
                 last = run_recipe(model, Recipe(steps=part.steps[-1:]), self._context)
+                if is_quantized(last.model) and not is_quantized(model):
+                    check_quantization(last.model, model, self._gate_samples)
                 self._done[key] = (last.model, (*reports, *last.reports))
             model, reports = self._done[key]
         return model, reports
+
+    @property
+    def _gate_samples(self) -> tuple[NDArray[Any], ...]:
+        return tuple(array[:_GATE_SAMPLES] for array in self._source.samples)
 
     def write(self, recipe: Recipe, target: RuntimeName, directory: Path) -> Compressed:
         """Compresses, exports and evaluates; writes everything into `directory`.
@@ -175,8 +182,7 @@ class Compressor:
                 f"{', '.join(permitted)}"
             )
         model, reports = self.apply(recipe)
-        samples = tuple(array[:_GATE_SAMPLES] for array in self._source.samples)
-        exported = export(model, target, directory, samples=samples)
+        exported = export(model, target, directory, samples=self._gate_samples)
         session = runtimes.load(target, exported.path, threads=self._profile.threads)
         golden = self._golden(session, model, exported.file_bytes)
         compressed = Compressed(
