@@ -22,6 +22,9 @@ _ROLES = {
     "Gemm": {1: "weight", 2: "bias"},
     "MatMul": {0: "weight", 1: "weight"},
     "PRelu": {1: "slope"},
+    "GRU": {1: "weight", 2: "recurrent_weight", 3: "bias"},
+    "LSTM": {1: "weight", 2: "recurrent_weight", 3: "bias"},
+    "RNN": {1: "weight", 2: "recurrent_weight", 3: "bias"},
 }
 
 _OPERATORS = frozenset(schema.name for schema in onnx.defs.get_all_schemas())
