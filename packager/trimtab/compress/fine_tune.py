@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import onnx_ir as ir
 
+from trimtab.compress.teacher import teacher_answers
 from trimtab.errors import DataError
-from trimtab.graph.run import run_graph
 
 if TYPE_CHECKING:
     from trimtab.compress.context import Context
@@ -34,13 +34,13 @@ def apply(model: ir.Model, step: FineTune, context: Context) -> ir.Model:
     """Returns a trained copy of `model`.
 
     Args:
-        model: The graph to train, one output; its inputs are those of the original.
+        model: The graph to train; its inputs and outputs are those of the original.
         step: How long and how fast.
         context: Gives the data, the original model as the teacher, and the seed.
 
     Raises:
-        DataError: There is no data, or too little.
-        ModelError: The graph has several outputs, or a fixed batch.
+        DataError: There is no data, or too little, or its labels do not fit the outputs.
+        ModelError: The graph has a fixed batch.
         UnsupportedOperatorError: The training engine lacks operators of the graph.
     """
     if context.dataset is None:
@@ -59,7 +59,7 @@ def apply(model: ir.Model, step: FineTune, context: Context) -> ir.Model:
     train.fine_tune(
         trained,
         split.inputs,
-        run_graph(_up_to_logits(context.teacher), split.inputs)[0],
+        teacher_answers(context.teacher, split.inputs),
         split.labels,
         schedule,
         on_epoch=lambda loss: context.log(
@@ -68,13 +68,3 @@ def apply(model: ir.Model, step: FineTune, context: Context) -> ir.Model:
         ),
     )
     return trained
-
-
-def _up_to_logits(model: ir.Model) -> ir.Model:
-    """Returns a copy whose output is what goes into its final Softmax, if it has one."""
-    from trimtab.engine.train import logits_value
-
-    copy = model.clone()
-    value, _ = logits_value(copy)
-    copy.graph.outputs[0] = value
-    return copy

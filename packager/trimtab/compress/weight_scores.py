@@ -21,7 +21,6 @@ import onnx_ir as ir
 from trimtab.compress.mask import Scores
 from trimtab.compress.weights import Weight
 from trimtab.errors import DataError
-from trimtab.graph.run import run_graph
 
 if TYPE_CHECKING:
     from trimtab.compress.context import Context
@@ -82,12 +81,12 @@ def _gradients(model: ir.Model, criterion: Criterion, context: Context) -> Gradi
             f"prune_weights: criterion {criterion!r} needs data for its gradients: give --data "
             "(labels are not needed), or take `magnitude`"
         )
-    from trimtab.compress.fine_tune import _up_to_logits
+    from trimtab.compress.teacher import teacher_answers
     from trimtab.engine.sensitivity import weight_gradients
 
     split = context.dataset.train
     chosen = np.random.default_rng(context.seed).permutation(len(split))[:_GRADIENT_SAMPLES]
     samples = [array[chosen] for array in split.inputs]
     labels = None if split.labels is None else split.labels[chosen]
-    answers = run_graph(_up_to_logits(context.teacher), samples)[0]
+    answers = teacher_answers(context.teacher, samples)
     return weight_gradients(model, samples, answers, labels)

@@ -1,13 +1,7 @@
 """Fine-tuning: a few epochs of a graph against labels, its teacher, or both.
 
-The original model is the teacher, so that unlabelled data is enough.
-
-* With labels, the loss is the mean of the cross-entropy with them and of the divergence from the
-  teacher's softened answers (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network",
-  section 2).
-* Without labels, it is that divergence where the model ends in a Softmax.
-* Otherwise nothing says that the outputs are classes: it is the mean squared difference from the
-  teacher's outputs (Ba and Caruana 2014, "Do Deep Nets Really Need to be Deep?", section 2.2).
+The original model is the teacher, so that unlabelled data is enough; `trimtab.engine.losses` says
+what the loss is.
 """
 
 from __future__ import annotations
@@ -21,11 +15,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trimtab.engine.hold import Holding
+from trimtab.engine.losses import Labels, Loss, build_loss
 from trimtab.engine.module import GraphModule
 from trimtab.errors import DataError, ModelError
 from trimtab.tensorflow_setup import import_tensorflow, seed_everything
 
 Array = NDArray[Any]
+
+_LABEL_SHARE = 0.5
+"""Labels and teacher weigh alike."""
 
 _VALIDATION_SHARE = 0.1
 """Held back from training to choose the epoch whose weights are kept."""
@@ -62,8 +60,8 @@ class EpochLoss:
 def fine_tune(
     model: ir.Model,
     samples: Sequence[Array],
-    targets: Array,
-    labels: Array | None,
+    targets: Array | Sequence[Array],
+    labels: Labels,
     schedule: Schedule,
     *,
     on_epoch: Callable[[EpochLoss], None] = lambda _: None,
@@ -73,11 +71,12 @@ def fine_tune(
     Weights that are marked keep their zeros or their clusters; see `trimtab.engine.hold`.
 
     Args:
-        model: The graph, one output. A Softmax at its end is left out of the loss, which works
-            on what goes into it.
+        model: The graph. A Softmax or Sigmoid at its end is left out of the loss, which works on
+            what goes into it.
         samples: One array per input, samples along axis 0.
-        targets: The teacher's answers: what `logits_value` finds in its graph, per sample.
-        labels: Class indices, or None.
+        targets: The teacher's answers for each output: what `losses.heads` finds in its graph,
+            per sample; one array if there is one output.
+        labels: Class numbers or values to predict, or None.
         schedule: How long and how fast.
         on_epoch: Called after every epoch.
 
@@ -86,19 +85,23 @@ def fine_tune(
 
     Raises:
         UnsupportedOperatorError: The engine lacks operators of the graph.
-        ModelError: The graph has several outputs, or a fixed batch.
-        DataError: There are too few samples.
+        ModelError: The graph has a fixed batch.
+        DataError: There are too few samples, or targets or labels do not fit the outputs.
     """
-    _check(model, len(targets))
+    _check(model, len(samples[0]))
+    answers = [targets] if isinstance(targets, np.ndarray) else list(targets)
+    objective, goals = build_loss(
+        model, answers, labels, temperature=schedule.temperature, label_share=_LABEL_SHARE
+    )
     import_tensorflow()
     seed_everything(schedule.seed)
     module = GraphModule(model, trainable=True)
-    order = np.random.default_rng(schedule.seed).permutation(len(targets))
+    order = np.random.default_rng(schedule.seed).permutation(len(samples[0]))
     held_back = max(1, round(len(order) * _VALIDATION_SHARE))
-    columns = [*samples, targets, *([] if labels is None else [labels])]
+    columns = [*samples, *goals]
     validation = [column[order[:held_back]] for column in columns]
     training = [column[order[held_back:]] for column in columns]
-    trainer = _Trainer(module, len(samples), schedule, len(training[0]))
+    trainer = _Trainer(module, objective, schedule, inputs=len(samples), samples=len(training[0]))
 
     history = [EpochLoss(0, float("nan"), trainer.evaluate(validation))]
     best = [np.asarray(variable.numpy()) for variable in module.variables]
@@ -114,24 +117,7 @@ def fine_tune(
     return history
 
 
-def logits_value(model: ir.Model) -> tuple[ir.Value, bool]:
-    """Finds what the loss works on.
-
-    Returns:
-        The first output, or what goes into the Softmax that makes it; and whether the output
-        is one of class probabilities, that is, whether there was a Softmax.
-    """
-    output = model.graph.outputs[0]
-    producer = output.producer()
-    if producer is not None and producer.op_type == "Softmax" and producer.inputs[0] is not None:
-        return producer.inputs[0], True
-    return output, False
-
-
 def _check(model: ir.Model, samples: int) -> None:
-    if len(model.graph.outputs) != 1:
-        names = ", ".join(str(value.name) for value in model.graph.outputs)
-        raise ModelError(f"only a model with one output can be fine-tuned; this one has {names}")
     for value in model.graph.inputs:
         if value.shape and isinstance(value.shape[0], int):
             raise ModelError(
@@ -145,11 +131,20 @@ def _check(model: ir.Model, samples: int) -> None:
 class _Trainer:
     """The compiled steps; built once, so that TensorFlow traces each of them once."""
 
-    def __init__(self, module: GraphModule, inputs: int, schedule: Schedule, samples: int) -> None:
+    def __init__(
+        self,
+        module: GraphModule,
+        objective: Loss,
+        schedule: Schedule,
+        *,
+        inputs: int,
+        samples: int,
+    ) -> None:
         import keras
         import tensorflow as tf
 
-        self._module, self._inputs, self._schedule = module, inputs, schedule
+        self._module, self._objective, self._inputs = module, objective, inputs
+        self._schedule = schedule
         self._batch = min(schedule.batch_size, samples)
         steps = schedule.epochs * (samples // self._batch)
         self._optimizer = keras.optimizers.Adam(
@@ -157,9 +152,8 @@ class _Trainer:
         )
         self._optimizer.build(module.variables)
         self._holding = Holding(module)
-        self._value, self._has_softmax = logits_value(module.model)
         self._step = tf.function(self._train_step, reduce_retracing=True, autograph=False)
-        self._loss_of = tf.function(self._loss, reduce_retracing=True, autograph=False)
+        self._check = tf.function(self._loss_of, reduce_retracing=True, autograph=False)
 
     def train_epoch(self, columns: Sequence[Array], epoch: int) -> float:
         """Runs one epoch in a new order; the samples that fill no batch wait for the next."""
@@ -175,14 +169,14 @@ class _Trainer:
         total = 0.0
         for start in range(0, len(columns[0]), self._batch):
             index = np.arange(start, min(start + self._batch, len(columns[0])))
-            total += float(self._loss_of(*_tensors(columns, index))) * len(index)
+            total += float(self._check(*_tensors(columns, index))) * len(index)
         return total / len(columns[0])
 
     def _train_step(self, *columns: Any) -> Any:
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
-            loss = self._loss(*columns)
+            loss = self._loss_of(*columns)
         variables = self._module.variables
         gradients = tape.gradient(loss, [variable.value for variable in variables])
         pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
@@ -192,32 +186,9 @@ class _Trainer:
         self._holding.project()
         return loss
 
-    def _loss(self, *columns: Any) -> Any:
-        """Mean over the batch; the module's docstring says of what."""
-        import tensorflow as tf
-
-        answers = self._module(columns[: self._inputs], [self._value])[0]
-        targets, labels = columns[self._inputs], columns[self._inputs + 1 :]
-        if not labels and not self._has_softmax:
-            return tf.reduce_mean(tf.square(targets - answers))
-        distance = softened_divergence(targets, answers, self._schedule.temperature)
-        if not labels:
-            return distance
-        entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels[0], answers)
-        return 0.5 * (distance + tf.reduce_mean(entropy))
-
-
-def softened_divergence(teacher: Any, student: Any, temperature: float) -> Any:
-    """Mean Kullback-Leibler divergence of softened class probabilities, times T squared.
-
-    The factor keeps the gradient's size the same over temperatures (Hinton et al. 2015).
-    """
-    import tensorflow as tf
-
-    target = tf.nn.log_softmax(teacher / temperature)
-    answer = tf.nn.log_softmax(student / temperature)
-    divergence = tf.reduce_sum(tf.exp(target) * (target - answer), axis=-1)
-    return tf.reduce_mean(divergence) * temperature**2
+    def _loss_of(self, *columns: Any) -> Any:
+        answers = self._module(columns[: self._inputs], self._objective.values)
+        return self._objective(answers, columns[self._inputs :])
 
 
 def _tensors(columns: Sequence[Array], index: Array) -> list[Any]:
