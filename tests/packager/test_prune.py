@@ -81,7 +81,9 @@ def test_says_what_is_in_the_way() -> None:
 
 @pytest.mark.parametrize("given_", [{}, {"keep": 0.5, "macs": 0.5}])
 def test_wants_one_amount(given_: dict[str, float]) -> None:
-    with pytest.raises(msgspec.ValidationError, match="give either `keep` or `macs`, and not both"):
+    with pytest.raises(
+        msgspec.ValidationError, match="give one of `keep`, `macs`, `parameters` and `time`"
+    ):
         msgspec.convert(given_, PruneChannels)
 
 

@@ -1,4 +1,4 @@
-"""Channel pruning: whole channels go, so that what is left is a smaller dense model.
+"""Structure pruning: whole channels, heads or hidden units go, so that what is left is dense.
 
 Which channels go together is found by `trimtab.graph.dependencies`. Counts are kept to a multiple
 that the device's kernels like: odd counts can make a pruned model slower than the original
@@ -7,20 +7,17 @@ that the device's kernels like: odd counts can make a pruned model slower than t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from trimtab.compress.context import Context
-from trimtab.compress.importance import squared_norms
-from trimtab.compress.selection import Scope, allowed_counts, choose, nearest_step
-from trimtab.errors import ModelError
+from trimtab.compress.importance import Criterion, score_groups
+from trimtab.compress.keep import Amount, Candidates, Quantity, choose_kept, whole_cost
+from trimtab.compress.selection import allowed_counts
+from trimtab.errors import DataError, ModelError
 from trimtab.graph.count import count_model
 from trimtab.graph.dependencies import Dependencies, analyse, remove_channels
 
@@ -29,34 +26,62 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class PruneChannels(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """How much to prune, by either `keep` or `macs`.
+    """How much to prune, by one of `keep`, `macs`, `parameters` and `time`, and which.
 
     Attributes:
         keep: The fraction of the prunable channels to keep.
         macs: The fraction of the multiply-accumulates to keep; the nearest that can be reached.
-        criterion: What makes a channel matter. `l2`: the squared norms of its weights.
+        parameters: The same of the parameters.
+        time: The same of the time that is estimated from the profile; see `roofline`.
+        criterion: What makes a channel matter; see `importance`.
         scope: `global`: the weakest channels of the whole model go. `uniform`: the weakest of
-            each group, the same fraction of each.
+            each group, the same fraction of each. `sensitivity`: the weakest of each group, more
+            where a scan shows that pruning the group alone does less harm.
         multiple: Channel counts are kept to multiples of this, except where all of a group's
             channels stay. By default the profile's `channel_multiple`.
         min_channels: The fewest channels that a group keeps.
+        samples: How many training samples gradients and the scan are measured on.
+        rounds: Prune in so many rounds, each to the same share of the one before, training after
+            each.
+        epochs_per_round: Passes over the training samples after each round; 0 trains nothing.
+        learning_rate: Of each round's training at its start.
     """
 
     keep: Fraction | None = None
     macs: Fraction | None = None
-    criterion: Literal["l2"] = "l2"
-    scope: Scope = "global"
+    parameters: Fraction | None = None
+    time: Fraction | None = None
+    criterion: Criterion = "l2"
+    scope: Literal["global", "uniform", "sensitivity"] = "global"
     multiple: Positive | None = None
     min_channels: Positive = 1
+    samples: Positive = 512
+    rounds: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
+    epochs_per_round: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
+    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1e-3
 
     def __post_init__(self) -> None:
-        """Check that one way to say how much is given.
+        """Check what parameters mean together.
 
         Raises:
-            ValueError: None or both are; msgspec adds where.
+            ValueError: They exclude each other, or lack one; msgspec adds where.
         """
-        if (self.keep is None) == (self.macs is None):
-            raise ValueError("give either `keep` or `macs`, and not both")
+        given = [self.keep, self.macs, self.parameters, self.time]
+        if sum(amount is not None for amount in given) != 1:
+            raise ValueError("give one of `keep`, `macs`, `parameters` and `time`")
+        if self.rounds > 1 and self.epochs_per_round == 0:
+            raise ValueError("`rounds` train in between: give `epochs_per_round`, at least 1")
+
+    @property
+    def amount(self) -> Amount:
+        """What is kept and how much of it."""
+        given: dict[Quantity, float | None] = {
+            "channels": self.keep,
+            "macs": self.macs,
+            "parameters": self.parameters,
+            "time": self.time,
+        }
+        return next(Amount(what, share) for what, share in given.items() if share is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,33 +106,64 @@ def apply(model: ir.Model, step: PruneChannels, context: Context) -> ir.Model:
 
     Raises:
         ModelError: No channel can be pruned.
+        DataError: The criterion, the scan or the training needs data and there is none.
+        RecipeError: A budget in time, and the profile lacks a figure that it needs.
+        UnsupportedOperatorError: Gradients or training, and the engine lacks operators.
     """
+    if context.dataset is None and (step.epochs_per_round or step.scope == "sensitivity"):
+        raise DataError(
+            "prune_channels: training after each round and `scope: sensitivity` need data: give "
+            "--data, or leave them out"
+        )
     multiple = step.multiple or int(context.profile.channel_multiple.value)
-    result = prune(model, step, multiple=multiple)
-    for group in result.groups:
-        context.log(f"{group.name}: {group.before} -> {group.after} channels")
-    before, after = count_model(model).macs, count_model(result.model).macs
-    context.log(f"multiply-accumulates: {before} -> {after} ({after / before:.1%})")
-    return result.model
+    what = step.amount.what
+    whole, result = whole_cost(_analysed(model), model, what, context), model
+    for number in range(1, step.rounds + 1):
+        goal = whole * step.amount.share ** (number / step.rounds)
+        share = min(1.0, goal / whole_cost(_analysed(result), result, what, context))
+        pruned = prune(result, step, multiple=multiple, context=context, share=share)
+        for group in pruned.groups:
+            context.log(f"{group.name}: {group.before} -> {group.after} channels")
+        result = pruned.model
+        if step.epochs_per_round:
+            result = _train(result, step, number, context)
+    before, after = count_model(model).macs, count_model(result).macs
+    context.log(f"multiply-accumulates: {before} -> {after} ({after / max(before, 1):.1%})")
+    return result
 
 
-def prune(model: ir.Model, step: PruneChannels, *, multiple: int) -> PruneResult:
-    """Remove the channels that matter least.
+def prune(
+    model: ir.Model,
+    step: PruneChannels,
+    *,
+    multiple: int,
+    context: Context | None = None,
+    share: float | None = None,
+) -> PruneResult:
+    """Remove the channels that matter least, at once.
 
     Args:
         model: A cleaned float model with shapes inferred. It is left as it is.
         step: How much to prune, and by what.
         multiple: Channel counts are kept to multiples of this.
+        context: Gives data, profile and seed. Criteria `l2` and `batch_norm` need none, nor do
+            the scopes `global` and `uniform`, nor any amount but `time`.
+        share: How much of this model to keep, instead of the step's own figure.
 
     Returns:
         The pruned copy, with the same inputs and outputs.
 
     Raises:
-        ModelError: No channel can be pruned.
+        ModelError: No channel can be pruned, or a group lacks what the criterion looks at.
+        DataError: The criterion or the scan needs data and there is none.
+        RecipeError: A budget in time, and the profile lacks a figure that it needs.
+        UnsupportedOperatorError: Gradients, and the engine lacks operators.
     """
     dependencies = _analysed(model)
     groups = dependencies.groups
-    scores = [squared_norms(model, dependencies, group) for group in groups]
+    scores = score_groups(
+        model, dependencies, step.criterion, samples=step.samples, context=context
+    )
     allowed = [
         allowed_counts(
             len(group.classes),
@@ -117,20 +173,10 @@ def prune(model: ir.Model, step: PruneChannels, *, multiple: int) -> PruneResult
         )
         for group in groups
     ]
-    total = sum(len(group.classes) for group in groups)
-
-    def dropped(keep: float) -> list[int]:
-        return _dropped(dependencies, choose(scores, allowed, keep=keep, scope=step.scope))
-
-    @cache
-    def macs(kept: int) -> int:
-        return count_model(remove_channels(model, dependencies, dropped(kept / total))).macs
-
-    keep = step.keep
-    if keep is None:
-        assert step.macs is not None
-        keep = nearest_step(macs, step.macs * count_model(model).macs, total) / total
-    gone = dropped(keep)
+    candidates = Candidates(model, dependencies, scores, allowed)
+    amount = step.amount if share is None else replace(step.amount, share=share)
+    kept = choose_kept(candidates, amount, step.scope, samples=step.samples, context=context)
+    gone = candidates.dropped(kept)
     results = tuple(
         GroupResult(
             name=group.name,
@@ -142,6 +188,14 @@ def prune(model: ir.Model, step: PruneChannels, *, multiple: int) -> PruneResult
     return PruneResult(model=remove_channels(model, dependencies, gone), groups=results)
 
 
+def _train(model: ir.Model, step: PruneChannels, number: int, context: Context) -> ir.Model:
+    from trimtab.compress import fine_tune
+
+    context.log(f"round {number} of {step.rounds}")
+    training = fine_tune.FineTune(epochs=step.epochs_per_round, learning_rate=step.learning_rate)
+    return fine_tune.apply(model, training, context)
+
+
 def _analysed(model: ir.Model) -> Dependencies:
     dependencies = analyse(model)
     if not dependencies.groups:
@@ -151,11 +205,3 @@ def _analysed(model: ir.Model) -> Dependencies:
             f"operator that pruning does not understand (found: {around}); leave out this step"
         )
     return dependencies
-
-
-def _dropped(dependencies: Dependencies, kept: Sequence[npt.NDArray[np.int64]]) -> list[int]:
-    return [
-        class_
-        for group, places in zip(dependencies.groups, kept, strict=True)
-        for class_ in np.delete(group.classes, places).tolist()
-    ]

@@ -54,9 +54,14 @@ def choose(
     else:
         wanted = _best_of_all(scores, keep)
     return [
-        np.sort(np.argsort(-group, kind="stable")[: _nearest(count, counts)])
+        best_places(group, nearest(count, counts))
         for group, count, counts in zip(scores, wanted, allowed, strict=True)
     ]
+
+
+def best_places(scores: Scores, count: int) -> npt.NDArray[np.int64]:
+    """Return the places of the `count` highest scores, rising; of equal ones the first."""
+    return np.sort(np.argsort(-scores, kind="stable")[:count])
 
 
 def _best_of_all(scores: Sequence[Scores], keep: float) -> list[float]:
@@ -66,7 +71,8 @@ def _best_of_all(scores: Sequence[Scores], keep: float) -> list[float]:
     return [float(count) for count in np.bincount(best, minlength=len(scores))]
 
 
-def _nearest(wanted: float, counts: Sequence[int]) -> int:
+def nearest(wanted: float, counts: Sequence[int]) -> int:
+    """Return the count nearest to a wanted one, the larger of two as near."""
     return min(counts, key=lambda count: (abs(count - wanted), -count))
 
 
