@@ -8,10 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.errors import DataError
-from trimtab.evaluate.data import Dataset, Split, check_fits, load_data
+from trimtab.evaluate.data import Dataset, Split
+from trimtab.evaluate.fit import check_fits
+from trimtab.evaluate.load import load_data
 from trimtab_agent.contract.manifest import TensorSpec
 
 INPUT = TensorSpec(name="x", shape=(None, 4, 2), dtype="float32")
+OUTPUT = (None, 3)
 RNG = np.random.default_rng(0)
 
 
@@ -87,16 +90,16 @@ def save(tmp_path):
 
 
 def test_good_data_fits(save):
-    dataset = load_data(save(**good()))
-    check_fits(dataset, [INPUT], classes=3)
+    dataset = load_data(save(**good()), [INPUT])
+    check_fits(dataset, [INPUT], OUTPUT, "classification")
     assert (len(dataset.train), len(dataset.test)) == (10, 6)
 
 
 def test_labels_are_optional_and_other_arrays_are_left_alone(save):
     arrays = good()
     del arrays["y_train"], arrays["y_test"]
-    dataset = load_data(save(**arrays, subject=np.array(["a"])))
-    check_fits(dataset, [INPUT], classes=3)
+    dataset = load_data(save(**arrays, subject=np.array(["a"])), [INPUT])
+    check_fits(dataset, [INPUT], OUTPUT, "classification")
     assert dataset.train.labels is None
     assert dataset.test.labels is None
 
@@ -106,7 +109,7 @@ def test_misfit(save, name):
     changed, message = MISFITS[name]
     path = save(**{**good(), **changed})
     with pytest.raises(DataError) as caught:
-        check_fits(load_data(path), [INPUT], classes=3)
+        check_fits(load_data(path, [INPUT]), [INPUT], OUTPUT, "classification")
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
 
@@ -114,41 +117,43 @@ def test_misfit(save, name):
 def test_every_fault_is_named_at_once(save):
     changed = {name: array for arrays, _ in MISFITS.values() for name, array in arrays.items()}
     with pytest.raises(DataError) as caught:
-        check_fits(load_data(save(**{**good(), **changed})), [INPUT], classes=3)
+        check_fits(
+            load_data(save(**{**good(), **changed}), [INPUT]), [INPUT], OUTPUT, "classification"
+        )
     assert all(name in str(caught.value) for name in ("x_train", "x_test", "y_train", "y_test"))
 
 
 def test_a_model_with_two_inputs(save):
-    with pytest.raises(DataError, match="the model has 2 inputs, x_train gives 1"):
-        check_fits(load_data(save(**good())), [INPUT, INPUT], classes=3)
+    with pytest.raises(DataError, match=r"one array x_train for a model with 2 inputs; name them"):
+        load_data(save(**good()), [INPUT, INPUT])
 
 
 def test_missing_arrays_are_named(save):
-    with pytest.raises(DataError, match="has no array x_train and no array x_test; it must have"):
-        load_data(save(x_tets=np.zeros(1)))
+    with pytest.raises(DataError, match="has no array x_train; it must have"):
+        load_data(save(x_tets=np.zeros(1)), [INPUT])
 
 
 def test_missing_file(tmp_path):
     with pytest.raises(DataError, match=r"none\.npz cannot be read: No such file"):
-        load_data(tmp_path / "none.npz")
+        load_data(tmp_path / "none.npz", [INPUT])
 
 
 def test_directory(tmp_path):
-    with pytest.raises(DataError, match=r"cannot be read|is no \.npz"):
-        load_data(tmp_path)
+    with pytest.raises(DataError, match=r"has no folders of images|is a folder of images"):
+        load_data(tmp_path, [INPUT])
 
 
 def test_a_file_that_is_no_archive(tmp_path):
     path = tmp_path / "data.npz"
     path.write_text("x_train")
     with pytest.raises(DataError, match=r"is no \.npz file; make one with numpy\.savez"):
-        load_data(path)
+        load_data(path, [INPUT])
 
 
 def test_pickled_objects_are_never_loaded(save):
     path = save(**{**good(), "x_train": np.array([{"a": 1}], dtype=object)})
     with pytest.raises(DataError, match="holds pickled objects, which are never loaded"):
-        load_data(path)
+        load_data(path, [INPUT])
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -159,7 +164,7 @@ def test_damaged_file(tmp_path, compressed):
     data[200:260] = bytes(60)  # inside the first array
     path.write_bytes(data)
     with pytest.raises(DataError, match="is damaged"):
-        load_data(path)
+        load_data(path, [INPUT])
 
 
 @given(samples=st.integers(1, 40), count=st.integers(1, 60), seed=st.integers(0, 99))

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from trimtab.errors import ExportError
 from trimtab.evaluate import metrics
-from trimtab.evaluate.data import Split
-from trimtab.evaluate.evaluate import evaluate
-from trimtab_agent.contract.manifest import TensorSpec
+from trimtab.evaluate.data import Dataset, Split
+from trimtab.evaluate.evaluate import assess
 
 
 @st.composite
@@ -51,43 +50,14 @@ def test_classes_add_up_to_the_whole(case):
     assert right / len(labels) == pytest.approx(metrics.top1(scores, labels))
 
 
-@given(successes=st.integers(0, 500), more=st.integers(0, 500))
-def test_the_interval_holds_the_share_and_stays_in_range(successes, more):
-    samples = max(1, successes + more)
-    share = successes / samples
-    low, high = metrics.wilson_interval(share, samples)
-    assert 0 <= low <= share + 1e-12
-    assert share - 1e-12 <= high <= 1
-    wider = metrics.wilson_interval(share, samples * 4)
-    assert wider[1] - wider[0] < high - low
+def linear(weights: np.ndarray):
+    """A model that multiplies its input by a matrix."""
+    return lambda arrays: [arrays[0] @ weights]
 
 
-def test_the_interval_is_the_published_one():
-    # Newcombe, Statistics in Medicine 17 (1998), table I, method 3: 81 of 263.
-    assert metrics.wilson_interval(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-
-
-def test_coverage_near_one():
-    generator = np.random.default_rng(1)
-    shares = generator.binomial(300, 0.98, size=2000) / 300
-    held = [low <= 0.98 <= high for low, high in (metrics.wilson_interval(s, 300) for s in shares)]
-    assert 0.93 < np.mean(held) < 0.98
-
-
-class LinearSession:
-    """A session that multiplies its input by a matrix, one sample at a time."""
-
-    provider = None
-    version = "1"
-
-    def __init__(self, weights: np.ndarray) -> None:
-        self.weights = weights
-        self.inputs = (TensorSpec(name="x", shape=(1, len(weights)), dtype="float32"),)
-        self.outputs = (TensorSpec(name="y", shape=(1, weights.shape[1]), dtype="float32"),)
-
-    def run(self, arrays):
-        assert arrays[0].shape == self.inputs[0].shape
-        return [arrays[0] @ self.weights]
+def data(x: np.ndarray, labels: np.ndarray | None, **options) -> Dataset:
+    split = Split(inputs=(x,), labels=labels, **options)
+    return Dataset(source="here", train=split, test=split)
 
 
 X = np.random.default_rng(3).normal(size=(150, 4)).astype(np.float32)
@@ -99,39 +69,46 @@ def test_evaluation_with_labels():
     labels = LABELS.copy()
     labels[:15] = (labels[:15] + 1) % 3
     calls = []
-    result = evaluate(
-        LinearSession(WEIGHTS * 2),
-        Split(inputs=(X,), labels=labels),
+    result = assess(
+        linear(WEIGHTS * 2),
+        data(X, labels),
         [X @ WEIGHTS],
+        "classification",
         progress=lambda done, total: calls.append((done, total)),
-    )
+    ).summary()
     assert (result.metric, result.samples, result.agreement) == ("top1", 150, 1.0)
     assert result.value == result.reference == pytest.approx(0.9)
     assert result.max_abs_error == pytest.approx(np.abs(X @ WEIGHTS).max(), rel=1e-5)
+    assert (result.p_value, result.harmed, result.task) == (1.0, (), "classification")
+    assert result.interval[0] < 0.9 < result.interval[1]
+    assert result.change_interval[0] < 0 < result.change_interval[1]
     assert calls == [(64, 150), (128, 150), (150, 150)]
 
 
 def test_evaluation_without_labels_claims_no_accuracy():
-    result = evaluate(LinearSession(-WEIGHTS), Split(inputs=(X,), labels=None), [X @ WEIGHTS])
-    assert result.metric is result.value is result.reference is None
+    found = assess(linear(-WEIGHTS), data(X, None), [X @ WEIGHTS], "classification")
+    result = found.summary()
+    assert result.metric is result.value is result.reference is result.harmed is None
     assert result.agreement is not None
     assert result.agreement < 0.5
+    assert result.agreement_metric == "same_top1"
 
 
-def test_one_score_is_no_class():
-    result = evaluate(
-        LinearSession(WEIGHTS[:, :1]), Split(inputs=(X,), labels=LABELS), [X @ WEIGHTS[:, :1]]
-    )
-    assert result.metric is result.agreement is None
+def test_a_model_alone_has_figures_and_no_agreement():
+    found = assess(linear(WEIGHTS), data(X, LABELS), None, "classification")
+    assert [figure.name for figure in found.figures] == ["top1"]
+    assert found.figures[0].value == 1
+    assert found.agreement is found.max_abs_error is found.effects is None
+    assert found.figures[0].reference is found.figures[0].p_value is None
 
 
 def test_outputs_that_are_not_finite_are_an_error():
     weights = WEIGHTS.copy()
     weights[0, 0] = np.nan
-    with pytest.raises(ExportError, match="has 150 values that are not finite, of 450"):
-        evaluate(LinearSession(weights), Split(inputs=(X,), labels=None), [X @ WEIGHTS])
+    with pytest.raises(ExportError, match="has 64 values that are not finite, of 192"):
+        assess(linear(weights), data(X, None), [X @ WEIGHTS], "classification")
 
 
 def test_outputs_of_another_shape_are_an_error():
-    with pytest.raises(ExportError, match=r"shapes \[\[150, 2\]\], the original's \[\[150, 3\]\]"):
-        evaluate(LinearSession(WEIGHTS[:, :2]), Split(inputs=(X,), labels=None), [X @ WEIGHTS])
+    with pytest.raises(ExportError, match=r"shapes \[\[2\]\] per sample, the original's \[\[3\]\]"):
+        assess(linear(WEIGHTS[:, :2]), data(X, None), [X @ WEIGHTS], "classification")

@@ -51,7 +51,7 @@ def test_a_recipe_may_have_no_steps() -> None:
         ("steps: [", "recipe.yaml: no YAML: "),
         ("[]", "recipe.yaml: $: a recipe is a mapping with a list of `steps`"),
         ("steps: 3", "recipe.yaml: $: a recipe is a mapping with a list of `steps`"),
-        ("{steps: [], seed: 1}", "recipe.yaml: $: unknown field `seed`; a recipe has `steps` only"),
+        ("{steps: [], seed: 1}", "recipe.yaml: $: unknown field `seed`; known: steps, forbid_harm"),
         ("steps: [fine_tune]", "recipe.yaml: $.steps[0]: a step is one technique"),
         ("steps: [{fine_tune: {}, quantize_int8: {}}]", "recipe.yaml: $.steps[0]: a step is one"),
         (

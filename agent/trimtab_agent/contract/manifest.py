@@ -29,6 +29,7 @@ Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9._-]{0,63}$")]
 Version = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
 Count = Annotated[int, msgspec.Meta(ge=0)]
+Interval = tuple[float, float]
 
 _SAFE_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 
@@ -157,16 +158,82 @@ class Counts(msgspec.Struct, kw_only=True, frozen=True):
         return self.parameters / self.original_parameters
 
 
+class Figure(msgspec.Struct, kw_only=True, frozen=True):
+    """One figure of how good a model is, with the original's beside it. Intervals are of 95 %.
+
+    Attributes:
+        name: Such as `top5` or `rmse`.
+        value: The packaged file's figure.
+        interval: Of `value`; None where the figure has none, as a smallest value.
+        reference: The original's figure on the same samples; None if it was not run.
+        reference_interval: Of `reference`.
+        change_interval: Of `value - reference`, from pairs: both models saw the same samples.
+        p_value: Two-sided, of the hypothesis that nothing has changed.
+        test: What `p_value` comes from.
+        larger_is_better: False for errors.
+    """
+
+    name: str
+    value: float
+    interval: Interval | None = None
+    reference: float | None = None
+    reference_interval: Interval | None = None
+    change_interval: Interval | None = None
+    p_value: float | None = None
+    test: Literal["mcnemar", "paired_bootstrap"] | None = None
+    larger_is_better: bool = True
+
+
+class Effect(msgspec.Struct, kw_only=True, frozen=True):
+    """What compression did to the samples of one class or group.
+
+    Attributes:
+        kind: Whether the samples share a label, or a group of the data's `group_test`.
+        name: The class or the group.
+        samples: How many.
+        metric: What `value` is, such as `top1`.
+        value: The packaged file's figure on these samples.
+        interval: Of `value`.
+        reference: The original's figure on them.
+        change_interval: Of `value - reference`.
+        p_value: One-sided, that they lose no more than the rest; corrected by Holm's method for
+            the number of classes or groups that were looked at.
+        harmed: Whether they lose, and by `p_value` at 5 % more than the rest.
+    """
+
+    kind: Literal["class", "group"]
+    name: str
+    samples: Count
+    metric: str
+    value: float
+    interval: Interval
+    reference: float
+    change_interval: Interval
+    p_value: float
+    harmed: bool
+
+
 class Evaluation(msgspec.Struct, kw_only=True, frozen=True):
     """How good the packaged file is, measured on the host in the file's real runtime.
 
     Attributes:
-        metric: `top1` with labels; None without.
-        value: The packaged file's figure, 0 to 1.
+        metric: The figure that stands for the whole, such as `top1`; larger is better and 1 is
+            perfect, whatever the task. None without labels.
+        value: The packaged file's figure.
         reference: The original model's figure on the same samples.
-        agreement: Share of samples with the same top-1 answer as the original.
+        agreement: How far the answers are the original's, 1 for entirely; for classifiers the
+            share of samples with the same top-1 answer.
         samples: How many samples.
         max_abs_error: Largest difference of any output element from the original.
+        task: What the model does, such as `classification`.
+        interval: Of `value`, 95 %.
+        change_interval: Of `value - reference`, 95 %.
+        p_value: Two-sided, of the hypothesis that `value` and `reference` differ by chance.
+        agreement_metric: What `agreement` is, such as `same_top1` or `cosine`.
+        agreement_interval: Of `agreement`, 95 %.
+        figures: All figures, that of `metric` first.
+        harmed: The classes and groups that lose more than the rest; None if there was nothing
+            to tell samples apart by.
     """
 
     metric: str | None
@@ -175,6 +242,14 @@ class Evaluation(msgspec.Struct, kw_only=True, frozen=True):
     agreement: float | None
     samples: int
     max_abs_error: float
+    task: str | None = None
+    interval: Interval | None = None
+    change_interval: Interval | None = None
+    p_value: float | None = None
+    agreement_metric: str | None = None
+    agreement_interval: Interval | None = None
+    figures: tuple[Figure, ...] = ()
+    harmed: tuple[Effect, ...] | None = None
 
 
 class Budget(msgspec.Struct, kw_only=True, frozen=True):

@@ -17,7 +17,7 @@ import difflib
 import importlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import msgspec
@@ -45,16 +45,28 @@ class Step:
     parameters: msgspec.Struct
 
 
+class Constraints(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """What a compressed model must keep to, or it is refused. They stand beside `steps`.
+
+    Attributes:
+        forbid_harm: No class and no group may lose significantly more than the rest.
+    """
+
+    forbid_harm: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Steps in the order in which they are applied; with none the model stays as it is."""
 
     steps: tuple[Step, ...]
+    constraints: Constraints = field(default_factory=Constraints)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `parse_recipe` reads, with every parameter spelled out."""
         return {
             "steps": [{s.technique: msgspec.to_builtins(s.parameters)} for s in self.steps],
+            **msgspec.to_builtins(self.constraints),
         }
 
 
@@ -101,13 +113,12 @@ def parse_recipe(source: str | Mapping[str, Any], what: str) -> Recipe:
             raise RecipeError(f"{what}: no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(source, Mapping) or not isinstance(source.get("steps"), list | tuple):
         raise RecipeError(f"{what}: $: a recipe is a mapping with a list of `steps`")
-    if extra := sorted(str(key) for key in source if key != "steps"):
-        raise RecipeError(f"{what}: $: unknown field `{extra[0]}`; a recipe has `steps` only")
     return Recipe(
+        constraints=_parse_constraints(source, what),
         steps=tuple(
             _parse_step(step, f"{what}: $.steps[{index}]")
             for index, step in enumerate(source["steps"])
-        )
+        ),
     )
 
 
@@ -135,6 +146,20 @@ def run_recipe(model: ir.Model, recipe: Recipe, context: Context) -> RecipeResul
     return RecipeResult(model=model, reports=tuple(reports))
 
 
+def _parse_constraints(source: Mapping[str, Any], what: str) -> Constraints:
+    """Read what stands beside the steps."""
+    given = {key: value for key, value in source.items() if key != "steps"}
+    known = [each.encode_name for each in msgspec.structs.fields(Constraints)]
+    for key in given:
+        if key not in known:
+            raise RecipeError(f"{what}: $: unknown field `{key}`; {_names(key, ['steps', *known])}")
+    try:
+        return msgspec.convert(given, Constraints)
+    except msgspec.ValidationError as error:
+        fault, _, path = str(error).partition(" - at `$")
+        raise RecipeError(f"{what}: ${path.rstrip('`')}: {fault}") from error
+
+
 def _parse_step(source: object, where: str) -> Step:
     if not isinstance(source, Mapping) or len(source) != 1:
         raise RecipeError(
@@ -147,7 +172,7 @@ def _parse_step(source: object, where: str) -> Step:
     where = f"{where}.{name}"
     module, struct = TECHNIQUES[name]
     form = cast("type[msgspec.Struct]", getattr(importlib.import_module(module), struct))
-    fields = [field.encode_name for field in msgspec.structs.fields(form)]
+    fields = [each.encode_name for each in msgspec.structs.fields(form)]
     if not isinstance(values, Mapping):
         raise RecipeError(f"{where}: parameters are a mapping, {{}} for none; got {values!r}")
     for key in values:

@@ -1,58 +1,139 @@
-"""Data sets: `.npz` files with `x_train`, `x_test` and, if there are labels, `y_train`, `y_test`.
+"""Data sets as values: inputs that need not lie in memory, and labels and groups that do.
 
-Samples lie along the first axis. A model with one input takes `x_train` and `x_test`; inside,
-every split holds a tuple of arrays in the model's input order, so that models with several
-inputs need no other form.
+An input is a `Column`: a numpy array, or anything that reads like one (`numpy.memmap`, an HDF5
+dataset, the images of a folder). Whoever can work in blocks uses `Split.batches` or `Split.take`
+and never has more than these in memory; `Split.inputs` is for those who need arrays, and refuses
+what is larger than `MEMORY_BOUND_BYTES`.
 """
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.errors import DataError
-from trimtab_agent.contract.manifest import TensorSpec
 
 Array = NDArray[Any]
-_ARRAYS = ("x_train", "x_test", "y_train", "y_test")
+
+MEMORY_BOUND_BYTES = 2 * 1024**3
+"""The most that `Split.inputs` brings into memory: half of a small host's 4 GiB."""
 
 
-@dataclass(frozen=True, kw_only=True)
+class Column(Protocol):
+    """One input of a split, samples along the first axis."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Samples first."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of what indexing returns."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Array:
+        """Returns the samples of a slice or of an array of indices."""
+        ...
+
+
 class Split:
     """One part of a data set.
 
-    Attributes:
-        inputs: One array per model input, in the model's order, samples along the first axis.
-        labels: Class numbers, shape `[samples]`, any integer dtype; None without labels.
+    Args:
+        inputs: One column per model input, in the model's order, with the same samples in each.
+        labels: What is known of the samples, in the form that the task asks for
+            (docs/data.md); None without labels.
+        groups: Names or numbers, shape `[samples]`, of what may not be harmed; None without.
     """
 
-    inputs: tuple[Array, ...]
-    labels: Array | None
+    def __init__(
+        self, *, inputs: Sequence[Column], labels: Array | None = None, groups: Array | None = None
+    ) -> None:
+        self.columns = tuple(inputs)
+        self.labels = labels
+        self.groups = groups
 
     def __len__(self) -> int:
-        return len(self.inputs[0])
+        return len(self.columns[0])
+
+    @cached_property
+    def inputs(self) -> tuple[Array, ...]:
+        """One array per model input; what is not in memory yet is read, once.
+
+        Raises:
+            DataError: That would take more than `MEMORY_BOUND_BYTES`.
+        """
+        total = sum(
+            math.prod(column.shape) * column.dtype.itemsize
+            for column in self.columns
+            if not isinstance(column, np.ndarray)
+        )
+        if total > MEMORY_BOUND_BYTES:
+            raise DataError(
+                f"{len(self)} samples take {total / 1e9:.1f} GB in memory, more than the "
+                f"{MEMORY_BOUND_BYTES / 1e9:.1f} GB that are allowed; use fewer or smaller samples"
+            )
+        return tuple(np.asarray(column[:]) for column in self.columns)
+
+    def take(self, index: Array) -> tuple[Array, ...]:
+        """Returns the samples with these numbers, one array per input."""
+        return tuple(np.asarray(column[index]) for column in self.columns)
+
+    def batches(self, size: int) -> Iterator[tuple[Array, ...]]:
+        """Yields all samples in order, `size` at a time, one array per input."""
+        for start in range(0, len(self), size):
+            yield tuple(np.asarray(column[start : start + size]) for column in self.columns)
+
+    def subset(self, index: Array) -> Split:
+        """Returns a split of the samples with these numbers; nothing is read for it."""
+        return Split(
+            inputs=[_Selection(column, index) for column in self.columns],
+            labels=None if self.labels is None else self.labels[index],
+            groups=None if self.groups is None else self.groups[index],
+        )
+
+
+class _Selection:
+    """Some samples of a column, read when they are asked for."""
+
+    def __init__(self, column: Column, index: Array) -> None:
+        self._column, self._index = column, index
+        self.shape = (len(index), *column.shape[1:])
+        self.dtype = column.dtype
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: Any, /) -> Array:
+        return self._column[self._index[index]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A data set, split by whoever made it.
+    """A data set.
 
     Attributes:
         source: Where it came from, for messages.
         train: For calibration, training and the choice of what to prune.
         test: For evaluation only.
+        class_names: By class number, if the data names its classes.
+        task: What the labels are for (`trimtab.evaluate.tasks.TASKS`); None if nobody has said.
     """
 
     source: str
     train: Split
     test: Split
+    class_names: tuple[str, ...] | None = None
+    task: str | None = None
 
     def calibration(self, count: int, seed: int) -> tuple[Array, ...]:
         """Returns `count` training samples, drawn without replacement.
@@ -66,129 +147,34 @@ class Dataset:
         """
         generator = np.random.default_rng(seed)
         chosen = generator.permutation(len(self.train))[:count]
-        return tuple(array[chosen] for array in self.train.inputs)
+        return self.train.take(chosen)
 
 
-def load_data(path: str | Path) -> Dataset:
-    """Loads an `.npz` data set. Pickled objects are never loaded: they can run code.
-
-    Raises:
-        DataError: The file is missing, damaged, no `.npz`, holds pickled objects, or lacks an
-            array. Whether the arrays fit a model is for `check_fits` to say.
-    """
-    path = Path(path)
-    arrays = _read_arrays(path)
-    missing = [name for name in ("x_train", "x_test") if name not in arrays]
-    if missing:
-        raise DataError(
-            f"{path} has no array {' and no array '.join(missing)}; "
-            f"it must have x_train and x_test, and may have y_train and y_test"
-        )
-    return Dataset(
-        source=str(path),
-        train=Split(inputs=(arrays["x_train"],), labels=arrays.get("y_train")),
-        test=Split(inputs=(arrays["x_test"],), labels=arrays.get("y_test")),
-    )
+HELD_OUT_SHARE = 0.2
+_HELD_OUT_SEED = 0
+"""Not the user's seed: two runs that differ in it must be judged on the same samples."""
 
 
-def check_fits(dataset: Dataset, inputs: Sequence[TensorSpec], classes: int) -> None:
-    """Checks that a data set fits a model.
+def hold_out(split: Split) -> tuple[Split, Split]:
+    """Parts a split that came without a test part.
 
-    Args:
-        dataset: The data set.
-        inputs: The model's inputs, the batch axis first.
-        classes: How many classes the model tells apart; labels are 0 to `classes - 1`.
+    A fifth is held out, at random but always the same; of each class a fifth, where labels are
+    class numbers.
+
+    Returns:
+        What is left for training, and what is held out for evaluation.
 
     Raises:
-        DataError: It does not fit. The message names every array at fault, with what was
-            expected and what was received.
+        DataError: There are fewer than two samples.
     """
-    faults = [
-        fault
-        for name, split in (("train", dataset.train), ("test", dataset.test))
-        for fault in _split_faults(name, split, inputs, classes)
-    ]
-    if faults:
-        raise DataError(f"{dataset.source} does not fit the model: {'; '.join(faults)}")
-
-
-def _read_arrays(path: Path) -> dict[str, Array]:
-    """Reads the arrays that a data set consists of, and no others, from an `.npz` file."""
-    try:
-        if not zipfile.is_zipfile(path):
-            path.stat()  # a missing file is not a file of the wrong kind
-            raise DataError(f"{path} is no .npz file; make one with numpy.savez")
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in _ARRAYS if name in archive}
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        if "allow_pickle" in str(error):
-            raise DataError(
-                f"{path} holds pickled objects, which are never loaded because they can run "
-                f"code; save plain arrays of numbers"
-            ) from error
-        raise DataError(f"{path} is damaged: {error}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{path} is damaged: {error}") from error
-
-
-def _split_faults(
-    name: str, split: Split, inputs: Sequence[TensorSpec], classes: int
-) -> Iterator[str]:
-    """Yields what is wrong with one split, for a model with these inputs and classes."""
-    if len(split.inputs) != len(inputs):
-        yield f"the model has {len(inputs)} inputs, x_{name} gives {len(split.inputs)}"
-        return
-    for array, spec in zip(split.inputs, inputs, strict=True):
-        yield from _input_faults(f"x_{name}", array, spec)
-    if split.labels is not None:
-        samples = split.inputs[0].shape[0] if split.inputs[0].ndim else 0
-        yield from _label_faults(f"y_{name}", split.labels, samples, classes)
-
-
-def _input_faults(name: str, array: Array, spec: TensorSpec) -> Iterator[str]:
-    """Yields what is wrong with an input array. Each check relies on those before it."""
-    expected = ("samples", *("any" if size is None else size for size in spec.shape[1:]))
-    fits = array.ndim == len(expected) and all(
-        size in (None, received)
-        for size, received in zip(spec.shape[1:], array.shape[1:], strict=True)
-    )
-    if not fits:
-        yield f"{name} must have the shape {_shape(expected)}, not {_shape(array.shape)}"
-    elif len(array) == 0:
-        yield f"{name} is empty"
-    if array.dtype != np.dtype(spec.dtype):
-        yield (
-            f"{name} must be {spec.dtype}, not {array.dtype}: "
-            f"convert it the way the model's training data was"
-        )
-    elif np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
-        count = array.size - np.count_nonzero(np.isfinite(array))
-        yield f"{name} has {count} values that are not finite"
-
-
-def _label_faults(name: str, labels: Array, samples: int, classes: int) -> Iterator[str]:
-    """Yields what is wrong with labels."""
-    if labels.ndim != 1:
-        yield (
-            f"{name} must have the shape [samples], one class number each, "
-            f"not {_shape(labels.shape)}"
-        )
-        return
-    if not np.issubdtype(labels.dtype, np.integer):
-        yield f"{name} must be whole class numbers, such as int64, not {labels.dtype}"
-        return
-    if len(labels) != samples:
-        yield f"{name} has {len(labels)} labels for {samples} samples"
-    outside = labels[(labels < 0) | (labels >= classes)]
-    if outside.size:
-        yield (
-            f"{name} has {outside.size} labels outside 0 to {classes - 1}, such as {outside[0]}: "
-            f"the model tells {classes} classes apart"
-        )
-
-
-def _shape(sizes: Sequence[object]) -> str:
-    """Returns a shape as people write it, such as `[samples, 100, 6]`."""
-    return f"[{', '.join(map(str, sizes))}]"
+    if len(split) < 2:
+        raise DataError(f"{len(split)} samples cannot be parted into training and test samples")
+    order = np.random.default_rng(_HELD_OUT_SEED).permutation(len(split))
+    labels = split.labels
+    if labels is not None and labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer):
+        order = order[np.argsort(labels[order], kind="stable")]
+    # Every fifth of an order by class; the offset leaves a class of one sample to training.
+    every = round(1 / HELD_OUT_SHARE)
+    held_out = np.zeros(len(split), bool)
+    held_out[order[min(every, len(split)) - 1 :: every]] = True
+    return split.subset(np.flatnonzero(~held_out)), split.subset(np.flatnonzero(held_out))

@@ -1,19 +1,16 @@
 """Figures from outputs and labels. Pure: arrays in, numbers out.
 
 Outputs are class scores of shape `[samples, classes]`, any real dtype; labels are class numbers
-of shape `[samples]`. There is always at least one sample: `check_fits` has seen to that.
+of shape `[samples]`. There is always at least one sample: `check_fits` has seen to that. What
+a figure is worth, with intervals and tests, is for `evaluate` to say.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-_Z95 = 1.959963984540054
-"""The 97.5th percentile of the normal distribution: 2.5 % lie outside on each side."""
 
 
 def top1(scores: NDArray[Any], labels: NDArray[Any]) -> float:
@@ -34,22 +31,6 @@ def max_abs_error(outputs: NDArray[Any], reference: NDArray[Any]) -> float:
     """Returns the largest difference in any element, in the outputs' own unit; any shape."""
     difference = outputs.astype(np.float64) - reference.astype(np.float64)
     return float(np.abs(difference).max(initial=0.0))
-
-
-def wilson_interval(share: float, samples: int) -> tuple[float, float]:
-    """Returns the 95 % interval of a share that was counted over independent samples.
-
-    Wilson's score interval (E. B. Wilson, JASA 22, 1927), which stays inside 0 to 1 and holds
-    for shares near 1, where the textbook one does not.
-
-    Args:
-        share: Successes over samples, 0 to 1.
-        samples: How many samples, at least 1.
-    """
-    z2 = _Z95**2 / samples
-    centre = (share + z2 / 2) / (1 + z2)
-    half = _Z95 * math.sqrt(share * (1 - share) / samples + z2 / (4 * samples)) / (1 + z2)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def per_class_accuracy(scores: NDArray[Any], labels: NDArray[Any]) -> tuple[float | None, ...]:

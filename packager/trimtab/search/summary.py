@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from trimtab.evaluate.metrics import wilson_interval
+from trimtab.evaluate.intervals import wilson_interval
 from trimtab.search.candidates import Precision
 from trimtab.search.loop import SearchResult, StoppedBy
 from trimtab.search.trial import Trial

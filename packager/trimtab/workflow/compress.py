@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 
 from trimtab.compress.context import Context
 from trimtab.compress.recipe import Recipe, StepReport, run_recipe
-from trimtab.errors import RecipeError
-from trimtab.evaluate.evaluate import evaluate
+from trimtab.errors import ExportError, RecipeError
+from trimtab.evaluate.assessment import Assessment
+from trimtab.evaluate.evaluate import assess
+from trimtab.evaluate.harm import forbid_harm
 from trimtab.graph.count import count_model
 from trimtab.package.files import write_atomically
 from trimtab.package.golden import GoldenSamples, encode_golden
@@ -29,6 +32,7 @@ from trimtab_agent import runtimes
 from trimtab_agent.contract import codec
 from trimtab_agent.contract.manifest import (
     Counts,
+    Effect,
     Evaluation,
     Lineage,
     RuntimeName,
@@ -99,6 +103,7 @@ class Compressed(msgspec.Struct, kw_only=True, frozen=True):
         runtime_version: What it was checked with.
         comparison: The export gate's: the file against the graph that it was made from.
         evaluation: The file against the original; None without data.
+        effects: What became of each class and group, if there are any.
         golden_max_abs_error: How far a device may be from `golden.npz`.
         lineage: Where it came from.
         steps: What each step did.
@@ -119,6 +124,7 @@ class Compressed(msgspec.Struct, kw_only=True, frozen=True):
     runtime_version: str
     comparison: Comparison
     evaluation: Evaluation | None
+    effects: tuple[Effect, ...] | None = None
     golden_max_abs_error: float
     lineage: Lineage
     steps: tuple[StepSummary, ...]
@@ -148,8 +154,10 @@ class Compressor:
         """Returns the compressed graph and what each step did.
 
         Raises:
+            RecipeError: It forbids harm where nothing could show any.
             TrimtabError: What a technique raises.
         """
+        self._check_constraints(recipe)
         model: ir.Model = self._source.model
         reports: tuple[StepReport, ...] = ()
         for count in range(1, len(recipe.steps) + 1):
@@ -172,7 +180,8 @@ class Compressor:
 
         Raises:
             RecipeError: The profile has no such runtime.
-            ExportError: The exported file does not do what the graph does.
+            ExportError: The exported file does not do what the graph does, or does harm that
+                the recipe forbids.
             TrimtabError: What a technique raises.
         """
         permitted = [runtime.name for runtime in self._profile.runtimes]
@@ -184,6 +193,9 @@ class Compressor:
         model, reports = self.apply(recipe)
         exported = export(model, target, directory, samples=self._gate_samples)
         session = runtimes.load(target, exported.path, threads=self._profile.threads)
+        assessment = self._assess(session)
+        if recipe.constraints.forbid_harm and assessment is not None:
+            _refuse_harm(assessment, exported.files)
         golden = self._golden(session, model, exported.file_bytes)
         compressed = Compressed(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -199,7 +211,8 @@ class Compressor:
             threads=self._profile.threads,
             runtime_version=session.version,
             comparison=exported.comparison,
-            evaluation=self._evaluate(session),
+            evaluation=None if assessment is None else assessment.summary(),
+            effects=None if assessment is None else assessment.effects,
             golden_max_abs_error=golden.max_abs_error,
             lineage=self._lineage(recipe),
             steps=tuple(_summary(report) for report in reports),
@@ -208,10 +221,27 @@ class Compressor:
         write_atomically(directory / COMPRESSED_FILE, codec.encode_pretty(compressed))
         return compressed
 
-    def _evaluate(self, session: runtimes.Session) -> Evaluation | None:
-        if self._source.dataset is None:
+    def _check_constraints(self, recipe: Recipe) -> None:
+        """Finds what a recipe forbids and nobody could see, before any long work."""
+        dataset = self._source.dataset
+        if not recipe.constraints.forbid_harm:
+            return
+        by_class = dataset is not None and dataset.task == "classification"
+        by_group = dataset is not None and dataset.test.groups is not None
+        labelled = dataset is not None and dataset.test.labels is not None
+        if not (labelled and (by_class or by_group)):
+            raise RecipeError(
+                "the recipe has forbid_harm, but the data has neither classes nor groups to see "
+                "harm by; add y_test with class numbers, or y_test and group_test"
+            )
+
+    def _assess(self, session: runtimes.Session) -> Assessment | None:
+        dataset = self._source.dataset
+        if dataset is None:
             return None
-        return evaluate(session, self._source.dataset.test, self._source.reference)
+        assert dataset.task is not None, "load_source has settled it"
+        run = partial(runtimes.run_samples, session)
+        return assess(run, dataset, self._source.reference, dataset.task)
 
     def _golden(self, session: runtimes.Session, model: ir.Model, file_bytes: int) -> GoldenSamples:
         """Takes some samples and what the exported file answers to them."""
@@ -257,6 +287,16 @@ def read_compressed(directory: Path) -> Compressed:
     if not path.is_file():
         raise RecipeError(f"{directory} has no {COMPRESSED_FILE}; make it with: trimtab compress")
     return codec.decode(path.read_bytes(), Compressed, what=str(path))
+
+
+def _refuse_harm(assessment: Assessment, files: tuple[Path, ...]) -> None:
+    """Lets no file out that does harm: it is deleted."""
+    try:
+        forbid_harm(assessment.effects)
+    except ExportError:
+        for path in files:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _summary(report: StepReport) -> StepSummary:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from trimtab.compress.recipe import parse_recipe
+from trimtab.evaluate.load import fingerprint
 from trimtab.package.read import open_package
 from trimtab.search.candidates import Candidate, ladder
 from trimtab.search.loop import Listener, SearchResult, search
@@ -17,7 +18,6 @@ from trimtab.workflow.deliver import Delivery
 from trimtab.workflow.release import release
 from trimtab.workflow.source import Source
 from trimtab.workflow.workspace import Workspace
-from trimtab_agent.contract.chunks import sha256_hex
 from trimtab_agent.contract.manifest import Budget, RuntimeName
 from trimtab_agent.contract.profile import Profile
 
@@ -99,7 +99,7 @@ def _subject(task: Task) -> dict[str, str]:
     """Returns what makes this search this one: with anything else, its trials do not count."""
     return {
         "model": task.source.sha256,
-        "data": "none" if task.data is None else sha256_hex(task.data.read_bytes()),
+        "data": "none" if task.data is None else fingerprint(task.data),
         "profile": task.profile.id,
         "device": task.device,
         "seed": str(task.seed),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trimtab.errors import ModelError
-from trimtab.evaluate.data import Dataset, check_fits, load_data
+from trimtab.evaluate.data import Column, Dataset
+from trimtab.evaluate.fit import check_fits
+from trimtab.evaluate.load import load_data
+from trimtab.evaluate.tasks import check_task, detect_task
 from trimtab.graph.access import shape_of
 from trimtab.graph.load import load_model
-from trimtab.graph.run import run_graph
-from trimtab_agent.contract.chunks import sha256_hex
+from trimtab.graph.run import GraphRunner
 from trimtab_agent.contract.manifest import TensorSpec
 
 _RANDOM_SAMPLES = 16
@@ -41,29 +45,76 @@ class Source:
 
     @cached_property
     def reference(self) -> list[NDArray[Any]]:
-        """The model's outputs on the test samples, computed once."""
-        return run_graph(self.model, self.samples)
+        """The model's outputs on the test samples, computed once; the samples are streamed."""
+        return run_columns(self.model, self.samples)
 
     @property
-    def samples(self) -> tuple[NDArray[Any], ...]:
-        """The test samples, or noise where there is no data."""
+    def samples(self) -> tuple[Column, ...]:
+        """The test samples, or noise where there is no data; not all of them are in memory."""
         if self.dataset is not None:
-            return self.dataset.test.inputs
+            return self.dataset.test.columns
         return tuple(_noise(spec) for spec in input_specs(self.model))
 
 
-def load_source(model: Path, data: Path | None) -> Source:
+def load_source(model: Path, data: str | Path | None, task: str | None = None) -> Source:
     """Loads a model and its data.
+
+    Args:
+        model: The model's file or folder.
+        data: What `load_data` takes; None for no data.
+        task: What labels are for; None to detect it.
 
     Raises:
         ModelError: The model's file is no model.
-        DataError: The data cannot be read, or does not fit the model.
+        DataError: The data cannot be read, does not fit the model, or leaves open what the model
+            does.
     """
+    if task is not None:
+        check_task(task)
     graph = load_model(model)
-    dataset = None if data is None else load_data(data)
-    if dataset is not None:
-        check_fits(dataset, input_specs(graph), classes(graph))
-    return Source(model, sha256_hex(model.read_bytes()), graph, dataset)
+    dataset = None
+    if data is not None:
+        dataset = prepare_data(data, input_specs(graph), output_shape(graph), task)
+    return Source(model, _digest(model), graph, dataset)
+
+
+def prepare_data(
+    data: str | Path, inputs: Sequence[TensorSpec], output: Sequence[int | None], task: str | None
+) -> Dataset:
+    """Loads a data set, settles what its labels are for, and checks that it fits.
+
+    Args:
+        data: What `load_data` takes.
+        inputs: The model's inputs, the batch axis first.
+        output: Shape of its first output.
+        task: What labels are for; None to detect it.
+
+    Raises:
+        DataError: It cannot be read, does not fit, or leaves open what the model does.
+    """
+    dataset = load_data(data, inputs)
+    shapes = [spec.shape for spec in inputs]
+    if task is None:
+        task = detect_task(dataset.test.labels, output, shapes)
+    dataset = replace(dataset, task=task)
+    check_fits(dataset, inputs, output, task)
+    return dataset
+
+
+def run_columns(
+    model: ir.Model, columns: Sequence[Column], *, block: int = 256
+) -> list[NDArray[Any]]:
+    """Runs a graph over columns, `block` samples at a time.
+
+    Returns:
+        One array per output, samples along the first axis.
+    """
+    runner = GraphRunner(model)
+    pieces = [
+        runner.run([column[start : start + block] for column in columns])
+        for start in range(0, len(columns[0]), block)
+    ]
+    return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
 
 def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
@@ -81,16 +132,27 @@ def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
     return tuple(specs)
 
 
-def classes(model: ir.Model) -> int:
-    """Returns the size of the first output's last axis: how many classes a classifier has.
+def output_shape(model: ir.Model) -> tuple[int | None, ...]:
+    """Returns the shape of the graph's first output, None for free sizes.
 
     Raises:
         ModelError: It is unknown.
     """
     shape = shape_of(model.graph.outputs[0])
-    if not shape or shape[-1] is None:
-        raise ModelError("the model's first output has a last dimension of unknown size")
-    return shape[-1]
+    if shape is None:
+        raise ModelError("the model's first output has no shape")
+    return shape
+
+
+def _digest(path: Path) -> str:
+    """Returns the SHA-256 of a model's file; of a folder's files, with their names, one by one."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for entry in sorted(entry for entry in path.rglob("*") if entry.is_file()):
+        digest.update(f"{entry.relative_to(path)} {_digest(entry)}\n".encode())
+    return digest.hexdigest()
 
 
 def _noise(spec: TensorSpec) -> NDArray[Any]:
