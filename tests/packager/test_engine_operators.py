@@ -2,132 +2,36 @@
 
 from __future__ import annotations
 
-import fnmatch
-import functools
-import warnings
-
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from trimtab.engine.registry import check_supported, supported_operators
+from support.onnx_cases import (
+    REFUSED,
+    cases,
+    cases_of,
+    check_case,
+    engine_outputs,
+    prepared,
+    reason_to_refuse,
+)
+from trimtab.engine.supported import check_supported, supported_operators
 from trimtab.errors import UnsupportedOperatorError
 from trimtab.graph.run import run_graph
 
 pytestmark = pytest.mark.slow
 
-DATA_INPUTS = {
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Pow", "MatMul"), 2),
-    **dict.fromkeys(("Max", "Min", "Concat"), 99),
-    "Where": 3,
-    "DequantizeLinear": 0,
-}
-"""How many inputs of an operator are data. The others (axes, bounds, scales, weights) are
-initializers here, as they are in every cleaned graph; it is one where nothing else is said."""
-
-WITHOUT_CASES = {"QuantizeLinear"}
-"""Operators that ONNX has no case for which the engine takes; this file has its own."""
-
-REFUSED = {
-    "types that numpy itself lacks: 8-bit floats, bfloat16, integers of 4 and 2 bits": (
-        "test_cast*_*FLOAT8*", "test_cast*_*FLOAT4*", "test_cast*_*BFLOAT16*", "test_cast*_e8m0_*",
-        "test_cast*_*INT4*", "test_cast*_*INT2*", "test_dequantizelinear_e?m*",
-        "test_dequantizelinear_*int2", "test_dequantizelinear_*int4",
-        "test_dequantizelinear_float4*",
-    ),
-    "quantization other than 8 bits with one scale per tensor or channel": (
-        "test_dequantizelinear_*int16", "test_dequantizelinear_blocked",
-    ),
-    "integers that leave the graph: only pairs are known": ("test_quantizelinear*",),
-    "three spatial dimensions": ("test_averagepool_3d_*", "test_maxpool_3d_*"),
-    "second outputs": ("test_batchnorm_*_training_mode", "test_maxpool_with_argmax_*"),
-    "padding modes that TFLite lacks": ("test_edge_pad", "test_wrap_pad"),
-    "operands without rows or columns": ("test_matmul_*1d_*", "test_matmul_4d_1d"),
-    "fractional powers of integers": ("test_pow_types_int??_float32",),
-    "truth values": ("test_reduce_m??_*bool*",),
-}  # fmt: skip
-"""Cases that the engine must refuse with an UnsupportedOperatorError, as patterns, by reason."""
-
-
-@functools.cache
-def cases():
-    """All cases of one node with an operator that the engine knows, by name."""
-    from onnx.backend.test.case.node import collect_testcases
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # numpy's, about the nan and inf that cases are made of
-        found = collect_testcases(None)
-    known = set(supported_operators())
-    return {
-        case.name: case
-        for case in found
-        if len(case.model.graph.node) == 1
-        and case.model.graph.node[0].domain == ""
-        and case.model.graph.node[0].op_type in known
-        and "FLOAT8E8M0_to" not in case.name  # TensorFlow has no such tensors to begin with
-    }
-
-
-def to_array(value):
-    if isinstance(value, onnx.TensorProto):
-        return numpy_helper.to_array(value)
-    return np.asarray(value)
-
-
-def prepared(case) -> tuple[ir.Model, list[np.ndarray], list[np.ndarray]]:
-    """Returns a case's model with all but the data made initializers, its data and its answers."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(case.model)
-    inputs, outputs = case.data_sets[0]
-    arrays = dict(zip((entry.name for entry in proto.graph.input), inputs, strict=True))
-    node = proto.graph.node[0]
-    for name in node.input[DATA_INPUTS.get(node.op_type, 1) :]:
-        if name in arrays:
-            proto.graph.initializer.append(
-                numpy_helper.from_array(to_array(arrays.pop(name)), name)
-            )
-    kept = [entry for entry in proto.graph.input if entry.name in arrays]
-    del proto.graph.input[:]
-    proto.graph.input.extend(kept)
-    return (
-        ir.from_proto(proto),
-        [to_array(a) for a in arrays.values()],
-        list(map(to_array, outputs)),
-    )
-
-
-def reason_to_refuse(name: str) -> str | None:
-    for reason, patterns in REFUSED.items():
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
-            return reason
-    return None
-
-
-def engine_outputs(model: ir.Model, data: list[np.ndarray]) -> list[np.ndarray]:
-    import tensorflow as tf
-
-    from trimtab.engine.module import GraphModule
-
-    module = GraphModule(model)
-    return [np.asarray(output) for output in module([tf.constant(array) for array in data])]
+WITHOUT_CASES = {"GlobalLpPool"}
+"""Operators that ONNX has no case for; this file has its own."""
 
 
 @pytest.mark.parametrize("operator", supported_operators())
 def test_operator_is_as_the_standard_has_it(operator):
-    checked = 0
-    for name, case in cases().items():
-        if case.model.graph.node[0].op_type != operator or reason_to_refuse(name):
-            continue
-        model, data, expected = prepared(case)
-        for actual, wished in zip(engine_outputs(model, data), expected, strict=True):
-            assert (actual.shape, actual.dtype) == (wished.shape, wished.dtype), name
-            np.testing.assert_allclose(
-                actual, wished, rtol=case.rtol, atol=case.atol, err_msg=name, strict=True
-            )
-        checked += 1
-    assert checked or operator in WITHOUT_CASES
+    names = [name for name in cases_of(operator) if not reason_to_refuse(name)]
+    for name in names:
+        check_case(name)
+    assert names or operator in WITHOUT_CASES
 
 
 @pytest.mark.parametrize("reason", REFUSED)
@@ -265,11 +169,18 @@ def test_computed_axes_are_refused_not_ignored():
 
 
 def test_all_unknown_operators_are_named_at_once():
-    model = one_node("LRN", noise(1, 2, 3, 3), size=3)
+    model = one_node("Det", noise(1, 3, 3))
     output = model.graph.node(0).outputs[0]
-    for name in ("Mish", "Mish"):
+    for name in ("If", "If"):
         output = ir.node(name, [output]).outputs[0]
         model.graph.append(output.producer())
-    with pytest.raises(UnsupportedOperatorError, match=r"LRN \(1x\), Mish \(2x\)") as caught:
+    with pytest.raises(UnsupportedOperatorError, match=r"Det \(1x\), If \(2x\)") as caught:
         check_supported(model)
-    assert caught.value.operators == ("LRN", "Mish")
+    assert caught.value.operators == ("Det", "If")
+
+
+def test_norm_of_everything_is_pooled():
+    data = noise(2, 3, 4, 5)
+    expected = (np.abs(data) ** 3).sum((2, 3), keepdims=True) ** (1 / 3)
+    (actual,) = engine_outputs(one_node("GlobalLpPool", data, p=3), [data])
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import onnx_ir as ir
 
 from trimtab.engine.module import GraphModule
-from trimtab.engine.registry import check_supported
+from trimtab.engine.supported import check_supported
 from trimtab.errors import ExportError
 from trimtab.tensorflow_setup import import_tensorflow
 
@@ -39,7 +41,13 @@ def to_tflite(model: ir.Model) -> bytes:
     try:
         return bytes(converter.convert())
     except Exception as error:
-        raise ExportError(f"the TFLite converter refuses the model: {error}") from error
+        raise ExportError(f"the TFLite converter refuses the model: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Names the operators that TFLite has no kernel for, out of the converter's many lines."""
+    missing = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", str(error))))
+    return f"TFLite has no kernel for {', '.join(missing)}" if missing else str(error)
 
 
 def _spec(value: ir.Value) -> object:
@@ -53,4 +61,6 @@ def _spec(value: ir.Value) -> object:
             "has fixed ones: export the model with them set"
         )
     dtype = value.dtype.numpy() if value.dtype is not None else "float32"
-    return tf.TensorSpec([1, *dims[1:]] if dims else [], tf.as_dtype(dtype), name=str(value.name))
+    # A first dimension that is fixed is no batch: the layers of a recurrent state, for one.
+    batch = [dim if isinstance(dim, int) else 1 for dim in dims[:1]]
+    return tf.TensorSpec([*batch, *dims[1:]], tf.as_dtype(dtype), name=str(value.name))

@@ -11,7 +11,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trimtab.engine.layout import Axes, Laid, arrange, laid, natural, onnx_order
-from trimtab.engine.registry import Call, check_supported, lookup, trainable_inputs
+from trimtab.engine.registry import Call, Operator, Outputs
+from trimtab.engine.supported import check_supported, lookup, trainable_inputs
 from trimtab.graph.access import constant, set_initializer
 from trimtab.tensorflow_setup import import_tensorflow
 
@@ -71,7 +72,8 @@ class GraphModule:
                 tuple(None if v is None else self._read(v, values) for v in node.inputs),
                 tuple(None if v is None else self._weight(v) for v in node.inputs),
             )
-            values[node.outputs[0]] = _apply(call)
+            results = zip(node.outputs, _apply(call), strict=False)
+            values.update({value: result for value, result in results if result is not None})
         wished = self.model.graph.outputs if outputs is None else outputs
         return [onnx_order(self._read(value, values)) for value in wished]
 
@@ -144,18 +146,41 @@ def run(model: ir.Model, arrays: Sequence[NDArray[Any]], batch: int = 256) -> li
     return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
 
-def _apply(call: Call) -> Laid:
+def _apply(call: Call) -> tuple[Laid | None, ...]:
     """Runs one operator; TensorFlow's refusals come out as ours, with the node's name."""
     import tensorflow as tf
 
-    node = call.node
-    if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
-        raise call.unsupported("with more than its first output")
+    function = lookup(call.node.op_type)
     try:
-        return lookup(node.op_type)(call)
+        outputs = _folded(function, call) if _is_constant(call) else function(call)
     except (tf.errors.OpError, ValueError, TypeError) as error:
         reason = re.sub(r"\{\{.*?\}\} ?|\[Op:.*", "", str(error).strip().splitlines()[0]).strip()
         raise call.unsupported(f"as it is used here ({reason})") from error
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    for index in range(len(call.node.outputs)):
+        if call.wants(index) and (index >= len(outputs) or outputs[index] is None):
+            raise call.unsupported(f"with its output {index}")
+    return outputs
+
+
+def _is_constant(call: Call) -> bool:
+    """Whether all that a node reads is known while the graph is built, and none of it trained."""
+    return all(value is None or value.is_constant for value in call.inputs) and not any(
+        call.weights
+    )
+
+
+def _folded(function: Operator, call: Call) -> Outputs:
+    """Runs an operator now: shapes that were worked out from constants stay constant."""
+    import tensorflow as tf
+
+    with tf.init_scope():
+        outputs = function(call)
+        several = outputs if isinstance(outputs, tuple) else (outputs,)
+        return tuple(
+            None if value is None else Laid(np.asarray(value.tensor), value.axes)
+            for value in several
+        )
 
 
 def _spec(value: ir.Value) -> Any:

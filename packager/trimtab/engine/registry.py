@@ -1,4 +1,4 @@
-"""Which ONNX operators the engine knows, and the check that names all that it lacks."""
+"""What an operator's function gets, and how it makes itself known."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import onnx_ir as ir
 
-from trimtab.engine.layout import Axes, Laid, arrange
+from trimtab.engine.layout import Axes, Laid, arrange, onnx_order
 from trimtab.errors import UnsupportedOperatorError
 
 Weight = Callable[[Axes], Any]
@@ -40,6 +40,17 @@ class Call:
         """Says whether an optional input is given."""
         return index < len(self.inputs) and self.inputs[index] is not None
 
+    def wants(self, index: int) -> bool:
+        """Says whether anything reads output `index`."""
+        if index >= len(self.node.outputs):
+            return False
+        output = self.node.outputs[index]
+        return bool(output.uses()) or output.is_graph_output()
+
+    def tensor(self, index: int) -> Any:
+        """Returns a required input in ONNX's own order of axes."""
+        return onnx_order(self[index])
+
     def attribute(self, name: str, default: Any = None) -> Any:
         """Returns an attribute's value, or `default`."""
         attributes: Mapping[str, ir.Attr] = self.node.attributes
@@ -63,7 +74,7 @@ class Call:
         if not value.is_constant:
             source = self.node.inputs[index]
             raise self.unsupported(f"with a computed input {index} ({source and source.name!r})")
-        return value.tensor
+        return onnx_order(value)
 
     def integers(self, index: int, attribute: str) -> tuple[int, ...] | None:
         """Returns integers that newer opsets pass as an input and older ones as an attribute.
@@ -90,10 +101,29 @@ class Call:
         )
 
 
-Operator = Callable[[Call], Laid]
+Outputs = Laid | tuple[Laid | None, ...]
+"""One value, or one per output of the node; None for an optional one that nobody reads."""
+
+Operator = Callable[[Call], Outputs]
+
+
+@dataclass(frozen=True)
+class Registered:
+    """An operator that the engine knows.
+
+    Attributes:
+        run: Its function.
+        trainable: Positions of inputs that training may change if they are initializers.
+    """
+
+    run: Operator
+    trainable: frozenset[int]
+
+
+REGISTRY: dict[str, Registered] = {}
+"""Every operator by its ONNX name; `trimtab.engine.supported` fills it."""
+
 _Function = TypeVar("_Function", bound=Operator)
-_OPERATORS: dict[str, Operator] = {}
-_TRAINABLE: dict[str, frozenset[int]] = {}
 
 
 def operator(*names: str, trainable: tuple[int, ...] = ()) -> Callable[[_Function], _Function]:
@@ -106,52 +136,7 @@ def operator(*names: str, trainable: tuple[int, ...] = ()) -> Callable[[_Functio
 
     def register(function: _Function) -> _Function:
         for name in names:
-            _OPERATORS[name] = function
-            _TRAINABLE[name] = frozenset(trainable)
+            REGISTRY[name] = Registered(function, frozenset(trainable))
         return function
 
     return register
-
-
-def lookup(name: str) -> Operator:
-    """Returns the function for an operator that `check_supported` has seen."""
-    _load()
-    return _OPERATORS[name]
-
-
-def trainable_inputs(name: str) -> frozenset[int]:
-    """Returns the positions of an operator's inputs that training may change."""
-    _load()
-    return _TRAINABLE.get(name, frozenset())
-
-
-def supported_operators() -> tuple[str, ...]:
-    """Returns the names of all operators that the engine knows, sorted."""
-    _load()
-    return tuple(sorted(_OPERATORS))
-
-
-def check_supported(model: ir.Model) -> None:
-    """Checks that the engine knows every operator of a graph.
-
-    Raises:
-        UnsupportedOperatorError: It lacks some; all are named, with how often each occurs.
-    """
-    known = set(supported_operators())
-    counts: dict[str, int] = {}
-    for node in model.graph:
-        name = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-        if name not in known:
-            counts[name] = counts.get(name, 0) + 1
-    if counts:
-        listed = ", ".join(f"{name} ({count}x)" for name, count in sorted(counts.items()))
-        raise UnsupportedOperatorError(
-            f"the training engine does not know these operators: {listed}. Fine-tuning and TFLite "
-            "need them; int8 for ONNX Runtime and OpenVINO works without",
-            counts,
-        )
-
-
-def _load() -> None:
-    """Imports the operators' modules, which register themselves; TensorFlow stays out."""
-    from trimtab.engine import operators  # noqa: F401

@@ -1,13 +1,45 @@
 """One small function per ONNX operator. Importing a module registers its operators."""
 
 from trimtab.engine.operators import (
+    activation,
+    arithmetic,
+    attention,
     conv,
-    elementwise,
+    conv_transpose,
+    create,
+    extent,
+    gather,
+    logic,
     matmul,
+    normalize,
     pool,
     quantize,
+    recurrent,
     reduce,
+    resize,
+    scatter,
+    search,
     shape,
 )
 
-__all__ = ["conv", "elementwise", "matmul", "pool", "quantize", "reduce", "shape"]
+__all__ = [
+    "activation",
+    "arithmetic",
+    "attention",
+    "conv",
+    "conv_transpose",
+    "create",
+    "extent",
+    "gather",
+    "logic",
+    "matmul",
+    "normalize",
+    "pool",
+    "quantize",
+    "recurrent",
+    "reduce",
+    "resize",
+    "scatter",
+    "search",
+    "shape",
+]

@@ -1,4 +1,4 @@
-"""MatMul and Gemm."""
+"""MatMul, Gemm and Einsum."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from trimtab.engine.registry import Call, operator
 
 @operator("MatMul", trainable=(0, 1))
 def matmul(call: Call) -> Laid:
-    """Matrix product with numpy's broadcasting over the leading axes."""
+    """Matrix product as numpy's: leading axes broadcast, a vector is a row left, a column right."""
     import tensorflow as tf
 
-    return laid(tf.matmul(onnx_order(call[0]), onnx_order(call[1])))
+    left, right = call.tensor(0), call.tensor(1)
+    row, column = call[0].rank == 1, call[1].rank == 1
+    result = tf.matmul(left[None, :] if row else left, right[:, None] if column else right)
+    if row:
+        result = tf.squeeze(result, -2)
+    return laid(tf.squeeze(result, -1) if column else result)
 
 
 @operator("Gemm", trainable=(1, 2))
@@ -19,7 +24,7 @@ def gemm(call: Call) -> Laid:
     """`alpha * A' * B' + beta * C`, where `'` transposes if `transA` or `transB` says so."""
     import tensorflow as tf
 
-    left = onnx_order(call[0])
+    left = call.tensor(0)
     if call.attribute("transA", 0):
         left = tf.transpose(left)
     right = call.weight(1, (1, 0) if call.attribute("transB", 0) else (0, 1))
@@ -31,3 +36,12 @@ def gemm(call: Call) -> Laid:
         bias = onnx_order(call[2])
         result = result + (bias if beta == 1.0 else bias * beta)
     return laid(result)
+
+
+@operator("Einsum", trainable=(0, 1, 2, 3))
+def einsum(call: Call) -> Laid:
+    """Einstein's summation; TensorFlow reads the same equations."""
+    import tensorflow as tf
+
+    tensors = [call.tensor(index) for index in range(len(call.inputs))]
+    return laid(tf.einsum(call.attribute("equation").replace(" ", ""), *tensors))

@@ -1,4 +1,4 @@
-"""MaxPool, AveragePool and their global forms, 1-D and 2-D."""
+"""Pooling by maximum, mean and Lp norm, over windows and over everything, 1-D and 2-D."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def _max_padded(tensor: Any, view: Window) -> Any:
     """Maximum after a Pad of its own with the lowest number there is."""
     import tensorflow as tf
 
-    padded = tf.pad(tensor, [(0, 0), *view.pads, (0, 0)], constant_values=tensor.dtype.min)
+    padded = tf.pad(
+        tensor, [(0, 0), *view.pads, (0, 0)], constant_values=tf.as_dtype(tensor.dtype).min
+    )
     return _windows(padded, view, "MAX", "VALID")
 
 
@@ -82,3 +84,40 @@ def global_pool(call: Call) -> Laid:
     # Extra axes of size 1 are part of the mean too, so that TFLite sees a spatial mean.
     extra = [index for index, axis in enumerate(data.axes) if axis is None]
     return Laid(reduce(data.tensor, sorted(axes + extra), keepdims=True), data.axes)
+
+
+@operator("LpPool")
+def lp_pool(call: Call) -> Laid:
+    """`sum(|x| ** p) ** (1 / p)` over windows: a mean of powers times the window's size."""
+    import tensorflow as tf
+
+    data, power = call[0], call.attribute("p", 2)
+    axes = spatial_axes(call)
+    view = window(call, tuple(call.attribute("kernel_shape")), data)
+    powers = _power(arrange(data, axes), power)
+    padded = tf.pad(powers, [(0, 0), *view.pads, (0, 0)])
+    sums = _windows(padded, view, "AVG", "VALID") * float(view.kernel[0] * view.kernel[1])
+    return Laid(_root(sums, power), axes)
+
+
+@operator("GlobalLpPool")
+def global_lp_pool(call: Call) -> Laid:
+    """`sum(|x| ** p) ** (1 / p)` over everything but batch and channels."""
+    import tensorflow as tf
+
+    data, power = call[0], call.attribute("p", 2)
+    axes = [data.physical(axis) for axis in range(2, data.rank)]
+    sums = tf.reduce_sum(_power(data.tensor, power), axes, keepdims=True)
+    return Laid(_root(sums, power), data.axes)
+
+
+def _power(tensor: Any, power: int) -> Any:
+    import tensorflow as tf
+
+    return tf.square(tensor) if power == 2 else tf.pow(tf.abs(tensor), float(power))
+
+
+def _root(tensor: Any, power: int) -> Any:
+    import tensorflow as tf
+
+    return tf.sqrt(tensor) if power == 2 else tf.pow(tensor, 1.0 / power)

@@ -1,8 +1,10 @@
-"""QuantizeLinear and DequantizeLinear.
+"""QuantizeLinear and DequantizeLinear, with one scale per tensor, channel or block.
 
-A pair around an activation becomes one fake quantization: float in, float out, on the integer
-grid. That is what the TFLite converter reads as "this tensor is int8", and what trains with
-straight-through gradients.
+A pair around an activation or a trained weight becomes one fake quantization: float in, float
+out, on the integer grid. That is what the TFLite converter reads as "this tensor is int8", and
+what trains with straight-through gradients (Bengio et al. 2013, "Estimating or Propagating
+Gradients Through Stochastic Neurons", section 4): a number within the range passes its gradient
+on, one outside does not.
 """
 
 from __future__ import annotations
@@ -12,59 +14,142 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from trimtab.engine.layout import Laid
+from trimtab.engine.layout import Laid, laid, natural, onnx_order
 from trimtab.engine.registry import Call, operator
 from trimtab.graph.access import constant
 
+_STORED = ("int2", "uint2", "int4", "uint4", "int8", "uint8", "int16", "uint16", "int32")
+_WRITTEN = ("int8", "uint8", "int16", "uint16")
+"""TensorFlow computes with these; narrower ones exist in pairs and in stored weights only."""
 
-@operator("QuantizeLinear")
+
+@operator("QuantizeLinear", trainable=(0,))
 def quantize_linear(call: Call) -> Laid:
-    """An activation onto its grid; the DequantizeLinear that follows passes it on.
+    """`clip(round(x / s) + z, qmin, qmax)`, or what a pair gives back: `s * (that - z)`."""
+    import tensorflow as tf
 
-    The pair is `s * (clip(round(x / s) + z, qmin, qmax) - z)`. TensorFlow's fake quantization
-    computes that from the range `[s * (qmin - z), s * (qmax - z)]` with 8 bits, and nudges the
-    range so that zero falls on the grid, which it does already.
+    kind = _output_type(call)
+    low, high = _limits(call, kind)
+    if not _starts_pair(call):
+        if kind.name not in _WRITTEN:
+            raise call.unsupported(f"to {kind} outside of a pair")
+        steps, _, zero = _steps(call)
+        rounded = tf.clip_by_value(tf.round(steps) + zero, low, high)
+        return laid(tf.cast(rounded, kind))
+    if call[1].is_constant and call.array(1).size == 1 and kind.itemsize == 1 and high - low == 255:
+        return _fake_quantized(call, low, high)
+    steps, scale, zero = _steps(call)
+    inside = tf.clip_by_value(steps, low - zero, high - zero)
+    return laid((inside + tf.stop_gradient(tf.round(inside) - inside)) * scale)
+
+
+def _fake_quantized(call: Call, low: int, high: int) -> Laid:
+    """8 bits and one scale: TensorFlow's fake quantization of `[s * (qmin - z), s * (qmax - z)]`.
+
+    It nudges the range so that zero falls on the grid, which it does already.
     """
     import tensorflow as tf
 
     data = call[0]
-    _check_pair(call)
-    scale, zero_point, low, high = _grid(call)
-    if scale.size != 1:
-        raise call.unsupported("with per-channel scales on an activation")
-    step, zero = float(scale.reshape(())), int(zero_point.reshape(()))
+    step = float(call.array(1).item())
+    zero = int(call.array(2).item()) if call.has(2) else 0
     result = tf.quantization.fake_quant_with_min_max_args(
         data.tensor, step * (low - zero), step * (high - zero), num_bits=8
     )
     return Laid(result, data.axes)
 
 
+def _steps(call: Call) -> tuple[Any, Any, Any]:
+    """Returns the data in steps of the grid, and scale and zero point as they broadcast to it."""
+    import tensorflow as tf
+
+    stored = call.weights[0]
+    tensor = onnx_order(call[0]) if stored is None else stored(natural(call[0].rank))
+    scale = _spread(call, call.array(1).astype(np.float32), tensor.shape)
+    zero = _zero_point(call)
+    return tf.cast(tensor, tf.float32) / scale, scale, _spread(call, zero, tensor.shape)
+
+
 @operator("DequantizeLinear")
 def dequantize_linear(call: Call) -> Laid:
-    """A stored integer weight to float, or the second half of a pair around an activation."""
+    """Stored integers to float, or the second half of a pair.
+
+    The TFLite converter quantizes constants that meet int8 activations itself, symmetrically and
+    per output channel, and finds the same grid again: the largest stored value of a channel is
+    127, so its largest real one is 127 scales.
+    """
+    import tensorflow as tf
+
     producer = call.node.inputs[0].producer() if call.node.inputs[0] is not None else None
     if producer is not None and producer.op_type == "QuantizeLinear":
         return call[0]
-    if call.attribute("block_size", 0):
-        raise call.unsupported("with one scale per block")
-    # A weight, or a bias. The TFLite converter quantizes constants that meet int8 activations
-    # itself, symmetrically and per output channel, and finds the same grid again: the largest
-    # stored value of a channel is 127, so its largest real one is 127 scales.
-    return Laid(_dequantized(call, call.array(0)), call[0].axes)
+    stored = onnx_order(call[0])
+    kind = np.dtype(tf.as_dtype(stored.dtype).as_numpy_dtype)
+    if kind.name not in _STORED:
+        raise call.unsupported(f"of {kind}")
+    scale = call.array(1)
+    zero = _spread(call, _zero_point(call), stored.shape)
+    numbers = (
+        stored.astype(np.float32) if call[0].is_constant else tf.cast(stored, tf.float32)
+    ) - zero
+    real = numbers * _spread(call, scale.astype(np.float32), stored.shape)
+    wished = (
+        ir.DataType(call.attribute("output_dtype", 0)).numpy()
+        if call.attribute("output_dtype", 0)
+        else scale.dtype
+    )
+    return laid(real if wished == np.float32 else tf.cast(real, wished))
 
 
-def _check_pair(call: Call) -> None:
-    """Checks that all that reads the integers turns them back with the same scale and zero point.
+def _zero_point(call: Call) -> Any:
+    return call.array(2).astype(np.float32) if call.has(2) else np.zeros((), np.float32)
+
+
+def _spread(call: Call, values: Any, shape: Any) -> Any:
+    """Brings a scale or zero point into a form that broadcasts to the data's shape."""
+    axis, block = call.attribute("axis", 1), call.attribute("block_size", 0)
+    if values.ndim > 1 or (values.size > 1 and block):
+        repeated = np.repeat(values, block, axis % values.ndim)
+        return np.take(repeated, range(int(shape[axis])), axis % values.ndim)
+    if values.size == 1:
+        return values.reshape(())
+    along = [1] * len(shape)
+    along[axis % len(shape)] = -1
+    return values.reshape(along)
+
+
+def _output_type(call: Call) -> Any:
+    """Returns the numpy type that a QuantizeLinear makes."""
+    if call.has(2):
+        return call.array(2).dtype
+    return ir.DataType(call.attribute("output_dtype", 0) or ir.DataType.UINT8).numpy()
+
+
+def _limits(call: Call, kind: Any) -> tuple[int, int]:
+    import ml_dtypes
+
+    if kind.name not in _STORED:
+        raise call.unsupported(f"to {kind}")
+    limits: Any = ml_dtypes.iinfo(kind)  # type: ignore[no-untyped-call]
+    return int(limits.min), int(limits.max)
+
+
+def _starts_pair(call: Call) -> bool:
+    """Says whether a QuantizeLinear is read by DequantizeLinear, and then by nothing else.
 
     Raises:
-        UnsupportedOperatorError: Something else reads them.
+        UnsupportedOperatorError: By something else too, or on another scale.
     """
     output = call.node.outputs[0]
-    for use in output.uses():
+    uses = list(output.uses())
+    if all(use.node.op_type != "DequantizeLinear" for use in uses):
+        return False
+    for use in uses:
         if use.node.op_type != "DequantizeLinear" or not _same_grid(call.node, use.node):
             raise call.unsupported(f"read by {use.node.op_type} {use.node.name!r} on another scale")
     if output.is_graph_output():
         raise call.unsupported("as an output of the graph")
+    return True
 
 
 def _same_grid(quantize: ir.Node, dequantize: ir.Node) -> bool:
@@ -78,26 +163,3 @@ def _same_grid(quantize: ir.Node, dequantize: ir.Node) -> bool:
         if one is not None and other is not None and not np.array_equal(one, other):
             return False
     return True
-
-
-def _grid(call: Call) -> tuple[Any, Any, int, int]:
-    """Returns scale, zero point and the ends of the integer type."""
-    scale = np.asarray(call.array(1))
-    wished = ir.DataType(call.attribute("output_dtype", 0) or ir.DataType.UINT8).numpy()
-    zero_point = np.asarray(call.array(2)) if call.has(2) else np.zeros((), wished)
-    if zero_point.dtype not in (np.int8, np.uint8):
-        raise call.unsupported(f"to {zero_point.dtype}")
-    limits = np.iinfo(zero_point.dtype)
-    return scale, zero_point, int(limits.min), int(limits.max)
-
-
-def _dequantized(call: Call, stored: Any) -> Any:
-    if stored.dtype not in (np.int8, np.uint8, np.int32):
-        raise call.unsupported(f"of {stored.dtype}")
-    scale = np.asarray(call.array(1), np.float32)
-    zero = np.asarray(call.array(2), np.int32) if call.has(2) else np.zeros((), np.int32)
-    if scale.size > 1:
-        shape = [1] * stored.ndim
-        shape[call.attribute("axis", 1) % stored.ndim] = -1
-        scale, zero = scale.reshape(shape), zero.reshape(shape if zero.size > 1 else ())
-    return ((stored.astype(np.int32) - zero) * scale).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Operators that rearrange: most of them only change the list of axes."""
+"""Operators that rename, add, drop, join and split axes: most only change the list of axes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.engine.layout import Laid, arrange, broadcast, laid, natural, onnx_order
+from trimtab.engine.layout import Laid, arrange, laid, onnx_order
 from trimtab.engine.operators.reduce import drop_axes
 from trimtab.engine.registry import Call, operator
 
@@ -59,12 +59,14 @@ def _expand(tensor: Any) -> Any:
 
 @operator("Reshape")
 def reshape(call: Call) -> Laid:
-    """0 copies the input's dimension, -1 is worked out."""
+    """0 copies the input's dimension, -1 is worked out; the shape may be a computed one."""
     import tensorflow as tf
 
     data = call[0]
-    target: list[Any] = [int(dim) for dim in call.array(1)]
     tensor = onnx_order(data)
+    if not call[1].is_constant:
+        return laid(tf.reshape(tensor, call.tensor(1)))
+    target: list[Any] = [int(dim) for dim in call.array(1)]
     if not call.attribute("allowzero", 0):
         dynamic = tf.shape(tensor) if not data.is_constant else tensor.shape
         target = [
@@ -112,65 +114,30 @@ def concat(call: Call) -> Laid:
     return Laid(tf.concat(tensors, leader.physical(call.attribute("axis"))), leader.axes)
 
 
-@operator("Pad")
-def pad(call: Call) -> Laid:
-    """Constant or reflected borders; nothing is cut away."""
+@operator("Split")
+def split(call: Call) -> tuple[Laid, ...]:
+    """Into parts of the sizes given, or of equal size, the last one smaller if it must be."""
     import tensorflow as tf
 
     data = call[0]
-    pads = call.integers(1, "pads")
-    mode = call.attribute("mode", "constant")
-    if pads is None or min(pads) < 0 or mode not in ("constant", "reflect"):
-        raise call.unsupported(f"in mode {mode!r} with pads {pads}")
-    chosen = call.integers(3, "axes") or natural(data.rank)
-    widths = [(0, 0)] * len(data.axes)
-    for index, axis in enumerate(chosen):
-        widths[data.physical(int(axis or 0))] = (pads[index], pads[index + len(chosen)])
-    fill = call.array(2).item() if call.has(2) else call.attribute("value", 0.0)
-    return Laid(tf.pad(data.tensor, widths, mode.upper(), constant_values=fill), data.axes)
+    axis = call.attribute("axis", 0)
+    sizes = call.integers(1, "split")
+    if sizes is None:
+        length, parts = data.dim(axis), call.attribute("num_outputs", len(call.node.outputs))
+        if length is None:
+            raise call.unsupported("of an axis of free size")
+        part = -(-length // parts)
+        sizes = tuple(min(part, length - part * index) for index in range(parts))
+    pieces = tf.split(data.tensor, sizes, data.physical(axis))
+    return tuple(Laid(piece, data.axes) for piece in pieces)
 
 
-@operator("Slice")
-def slice_(call: Call) -> Laid:
-    """Constant starts, ends and steps."""
+@operator("Dropout")
+def dropout(call: Call) -> tuple[Laid, Laid]:
+    """Inference form: drops nothing, and says so in its mask."""
+    import tensorflow as tf
+
     data = call[0]
-    starts, ends = call.integers(1, "starts"), call.integers(2, "ends")
-    axes = call.integers(3, "axes")
-    steps = call.integers(4, "steps")
-    if starts is None or ends is None:
-        raise call.unsupported("without bounds")
-    index: list[Any] = [slice(None)] * len(data.axes)
-    for position, axis in enumerate(axes or range(len(starts))):
-        step = steps[position] if steps else 1
-        index[data.physical(axis)] = _bounds(starts[position], ends[position], step)
-    return Laid(data.tensor[tuple(index)], data.axes)
-
-
-_FAR = 2**31 - 1
-"""Exporters write the largest integer for "to the end"; it does not fit TensorFlow's int32."""
-
-
-def _bounds(start: int, end: int, step: int) -> slice:
-    return slice(start if abs(start) < _FAR else None, end if abs(end) < _FAR else None, step)
-
-
-@operator("Cast")
-def cast(call: Call) -> Laid:
-    """To another of numpy's own data types; those of 8-bit floats and 4-bit integers are not."""
-    import onnx_ir as ir
-    import tensorflow as tf
-
-    wished = np.dtype(ir.DataType(call.attribute("to")).numpy())
-    present = np.dtype(tf.as_dtype(call[0].tensor.dtype).as_numpy_dtype)
-    if wished.isbuiltin != 1 or present.isbuiltin != 1:
-        raise call.unsupported(f"from {present} to {wished}")
-    return Laid(tf.cast(call[0].tensor, wished), call[0].axes)
-
-
-@operator("Where")
-def where(call: Call) -> Laid:
-    """Element-wise choice."""
-    import tensorflow as tf
-
-    (condition, yes, no), axes = broadcast([call[0], call[1], call[2]])
-    return Laid(tf.where(condition, yes, no), axes)
+    if call.has(2) and np.any(call.array(2)):
+        raise call.unsupported("in training mode")
+    return data, Laid(tf.ones_like(data.tensor, dtype=tf.bool), data.axes)
