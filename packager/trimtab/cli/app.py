@@ -11,6 +11,7 @@ import typer
 
 from trimtab.cli import (
     compress,
+    evaluate,
     init,
     inspect,
     optimize,
@@ -31,7 +32,18 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
 )
-for module in (inspect, profiles, init, compress, package, serve, publish, report, optimize):
+for module in (
+    inspect,
+    profiles,
+    init,
+    compress,
+    evaluate,
+    package,
+    serve,
+    publish,
+    report,
+    optimize,
+):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 
 

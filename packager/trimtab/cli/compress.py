@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trimtab.cli.options import Data, Json, Profile, Seed, parse_targets
+from trimtab.cli.options import Data, Json, Profile, Seed, TaskName, parse_targets
 from trimtab.cli.output import log, print_json, print_table
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def command(
         ),
     ] = None,
     data: Data = None,
+    task: TaskName = None,
     profile: Profile = None,
     target: Annotated[
         str | None,
@@ -50,7 +51,7 @@ def command(
     chosen = detect_profile() if profile is None else load_profile(profile)
     targets = parse_targets(target, tuple(runtime.name for runtime in chosen.runtimes))
     steps = _read_recipe(recipe, has_data=data is not None)
-    source = load_source(model, data)
+    source = load_source(model, data, task)
     compressor = Compressor(source, chosen, seed=seed, log=log)
     compressor.apply(steps)
     results = []
@@ -80,7 +81,16 @@ def _read_recipe(path: Path | None, *, has_data: bool) -> Recipe:
 
 def _print(results: list[Compressed], output: Path) -> None:
     print_table(
-        ("folder", "file bytes", "weight bytes", "MACs left", "top-1", "original", "agreement"),
+        (
+            "folder",
+            "file bytes",
+            "weight bytes",
+            "MACs left",
+            "figure",
+            "value",
+            "original",
+            "agreement",
+        ),
         (
             (
                 output / result.target,
@@ -94,12 +104,21 @@ def _print(results: list[Compressed], output: Path) -> None:
     )
     if results and results[0].evaluation is None:
         typer.echo("accuracy was not checked: there is no data (--data)")
+    for result in results:
+        _print_harm(result)
 
 
-def _accuracy(result: Compressed) -> tuple[str, str, str]:
+def _accuracy(result: Compressed) -> tuple[str, ...]:
     figures = result.evaluation
     if figures is None:
-        return ("not checked",) * 3
+        return ("not checked",) * 4
     values = (figures.value, figures.reference, figures.agreement)
-    value, reference, agreement = ("none" if v is None else f"{v:.4f}" for v in values)
-    return value, reference, agreement
+    return (figures.metric or "none", *("none" if v is None else f"{v:.4f}" for v in values))
+
+
+def _print_harm(result: Compressed) -> None:
+    from trimtab.evaluate.harm import describe
+
+    harmed = result.evaluation.harmed if result.evaluation is not None else None
+    for effect in harmed or ():
+        typer.echo(f"{result.target} loses more than elsewhere on {describe(effect)}")

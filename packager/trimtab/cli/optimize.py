@@ -22,6 +22,7 @@ from trimtab.cli.options import (
     MaxWire,
     Profile,
     Seed,
+    TaskName,
     Workspace,
     make_budget,
     parse_targets,
@@ -39,6 +40,7 @@ def command(
     device: Device,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")],
     data: Data = None,
+    task: TaskName = None,
     profile: Profile = None,
     target: Annotated[
         str | None, typer.Option(help="Comma-separated; by default all that the profile permits.")
@@ -71,8 +73,8 @@ def command(
 
     opened = Opened.open(workspace)
     chosen = detect_profile() if profile is None else load_profile(profile)
-    task = Task(
-        source=load_source(model, data),
+    job = Task(
+        source=load_source(model, data, task),
         data=data,
         profile=chosen,
         targets=parse_targets(target, tuple(runtime.name for runtime in chosen.runtimes)),
@@ -85,8 +87,8 @@ def command(
         output=output,
     )
     with open_delivery(opened, broker) as delivery:
-        result = optimize(task, opened, delivery, log=log, listener=_printer())
-    summary = _summary(task, result)
+        result = optimize(job, opened, delivery, log=log, listener=_printer())
+    summary = _summary(job, result)
     _write(summary, output)
     if json:
         print_json(summary)

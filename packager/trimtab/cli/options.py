@@ -27,9 +27,18 @@ Broker = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="The device's id.")]
-Data = Annotated[
-    Path | None,
-    typer.Option(help="An .npz with x_train, x_test and, if there are labels, y_train, y_test."),
+_DATA_HELP = (
+    "An .npz with x_train, x_test and, if there are labels, y_train, y_test; a folder with a "
+    "folder of images for each class; or module:function (docs/data.md)."
+)
+Data = Annotated[Path | None, typer.Option(help=_DATA_HELP)]
+RequiredData = Annotated[Path, typer.Option("--data", help=_DATA_HELP)]
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        help="What labels are for: classification, regression, embeddings, tokens, ctc, anomaly, "
+        "or module:function(outputs, labels) for a figure of your own. By default it is detected."
+    ),
 ]
 Profile = Annotated[
     str | None,

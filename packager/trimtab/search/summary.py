@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from trimtab.evaluate.harm import describe
 from trimtab.evaluate.intervals import wilson_interval
 from trimtab.search.candidates import Precision
 from trimtab.search.loop import SearchResult, StoppedBy
@@ -71,7 +72,7 @@ class Row(msgspec.Struct, kw_only=True, frozen=True):
         peak_memory_bytes: Largest resident set of the process that ran it: the fourth size.
         model_memory_bytes: What the model added to the interpreter and runtime.
         evaluation: On the host, in the candidate's real runtime.
-        accuracy_interval: 95 % interval of the accuracy, by the number of test samples.
+        accuracy_interval: 95 % interval of the accuracy.
         accuracy_drop: Loss against the original, as a share, negative for a gain.
         latency: On the device.
         energy: On the device, level `none` where it has no sensor.
@@ -182,7 +183,9 @@ def _row(trial: Trial, judged: Verdict, chosen: bool) -> Row:  # noqa: FBT001 - 
 def _interval(evaluation: Evaluation | None) -> tuple[float, float] | None:
     if evaluation is None or evaluation.value is None:
         return None
-    return wilson_interval(evaluation.value, evaluation.samples)
+    if evaluation.task is None:  # by an older version, which knew shares of samples only
+        return wilson_interval(evaluation.value, evaluation.samples)
+    return evaluation.interval
 
 
 def _timing(trial: Trial) -> Timing | None:
@@ -214,6 +217,8 @@ def _reasons(trial: Trial, judged: Verdict) -> Iterator[str]:
     for miss in judged.misses:
         value, limit = show_item(miss.item, miss.value), show_item(miss.item, miss.limit)
         yield f"{ITEM_NAMES[miss.item]}: {value}, limit {limit}"
+    for effect in (trial.evaluation and trial.evaluation.harmed) or ():
+        yield f"loses more than elsewhere on {describe(effect)}"
     for unproven in judged.unproven:
         yield f"{ITEM_NAMES[unproven.item]}: unproven, {unproven.why}"
 
@@ -252,6 +257,12 @@ def _unchecked(rows: Sequence[Row], trials: Sequence[Trial]) -> Iterator[str]:
             "The test samples that give the accuracies also decided between the candidates. "
             "Expect a little less on new samples."
         )
+    by_chance = [row.id for row in rows if row.evaluation and _may_be_chance(row.evaluation)]
+    if by_chance:
+        yield (
+            f"These differ from the original by no more than chance may explain: "
+            f"{', '.join(by_chance)}."
+        )
     if unsteady := [row.id for row in measured if row.latency and not row.latency.steady]:
         yield f"Latency had not settled when measuring ended: {', '.join(unsteady)}."
     if throttled := [
@@ -262,6 +273,11 @@ def _unchecked(rows: Sequence[Row], trials: Sequence[Trial]) -> Iterator[str]:
         yield f"The device slowed itself down while measuring: {', '.join(throttled)}."
     if busy := [trial.candidate.id for trial in trials if _busy(trial)]:
         yield f"The device was busy with other work while measuring: {', '.join(busy)}."
+
+
+def _may_be_chance(evaluation: Evaluation) -> bool:
+    """Says whether a paired test leaves it open that anything has changed."""
+    return evaluation.p_value is not None and evaluation.p_value > 0.05
 
 
 def _why_no_energy(energy: Energy | None) -> str:

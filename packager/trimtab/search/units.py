@@ -61,13 +61,24 @@ def show_energy(energy: Energy | None) -> str:
     return f"{energy.net_mj:.3g}{spread} mJ ({energy.level}{source})"
 
 
+_SHARES = ("top1", "top5", "token_accuracy", "same_top1", "same_tokens", None)
+"""Metrics that count samples or positions, which people read as percentages."""
+
+
+def show_metric(metric: str | None, value: float | None) -> str:
+    """Returns a share as a percentage, and any other figure, such as an R2, with its name."""
+    if value is None or metric in _SHARES:
+        return show_share(value)
+    return f"{value:.4f} {metric}"
+
+
 def show_accuracy(evaluation: Evaluation | None) -> str:
     """Returns the accuracy, or without labels the agreement with the original, named as such."""
     if evaluation is None:
         return ABSENT
     if evaluation.value is None and evaluation.agreement is not None:
-        return f"agrees {show_share(evaluation.agreement)}"
-    return show_share(evaluation.value)
+        return f"agrees {show_metric(evaluation.agreement_metric, evaluation.agreement)}"
+    return show_metric(evaluation.metric, evaluation.value)
 
 
 def show_item(item: Item, value: float) -> str:

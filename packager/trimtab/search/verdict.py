@@ -119,11 +119,16 @@ def accuracy_drop(evaluation: Evaluation | None) -> float | None:
 
 
 def largest_drop(evaluation: Evaluation | None) -> float | None:
-    """Returns the drop, or without labels the most that it can be; None without either."""
+    """Returns the drop, or without labels the most that it can be; None without either.
+
+    Where answers are classes, an answer that is the original's is as right as the original's. Of
+    numbers that are nearly the original's nothing of the kind can be said.
+    """
     drop = accuracy_drop(evaluation)
-    if drop is None and evaluation is not None and evaluation.agreement is not None:
-        return 1 - evaluation.agreement
-    return drop
+    if drop is not None or evaluation is None or evaluation.agreement is None:
+        return drop
+    counted = evaluation.agreement_metric in {None, "same_top1", "same_tokens"}
+    return 1 - evaluation.agreement if counted else None
 
 
 def _wire(trial: Trial, _limit: float) -> float | Unproven:
@@ -169,6 +174,8 @@ def _accuracy(trial: Trial, limit: float) -> float | Unproven:
     bound = largest_drop(trial.evaluation)
     if bound is None:
         why = "there was no data to evaluate on"
+        if trial.evaluation is not None:
+            why = f"without labels, {trial.evaluation.agreement_metric} does not bound the drop"
         return Unproven(item="accuracy_drop", why=why, everywhere=True)
     if bound > limit:
         why = f"without labels, all that is known is that the drop is at most {bound:.2%}"

@@ -100,6 +100,7 @@ def _subject(task: Task) -> dict[str, str]:
     return {
         "model": task.source.sha256,
         "data": "none" if task.data is None else fingerprint(task.data),
+        "task": (task.source.dataset and task.source.dataset.task) or "none",
         "profile": task.profile.id,
         "device": task.device,
         "seed": str(task.seed),
