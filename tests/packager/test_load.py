@@ -37,7 +37,9 @@ BAD_FILES = {
     "nothing in it": ("a.onnx", b"", "is not a valid ONNX model|is an empty ONNX model"),
     "no inputs": ("a.onnx", empty_graph(), "has no inputs or no outputs|is not a valid ONNX model"),
     "fixed batch": ("a.onnx", fixed_batch(), "input 'x' has a fixed batch of 8; export"),
-    "wrong ending": ("a.pt", b"PK", "ends in '.pt'; models end in .onnx, .keras"),
+    "wrong ending": ("a.pb", b"PK", "ends in '.pb'; models end in .onnx, .keras"),
+    "pickle of torch": ("a.pt", b"PK", r"is a TorchScript file, a pickle .*torch\.export\.save"),
+    "no flatbuffer": ("a.tflite", b"nothing at all", "is no TFLite model: the identifier TFL3"),
     "no ending": ("model", b"", "ends in 'nothing'; models end in"),
 }
 
@@ -52,10 +54,11 @@ def test_bad_file_is_named_with_its_fault(name, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_missing_file_and_directory_are_named(tmp_path):
-    for path in (tmp_path / "gone.onnx", tmp_path):
-        with pytest.raises(ModelError, match="is no file; give a model file"):
-            load_model(path)
+def test_missing_file_and_folder_of_something_else_are_named(tmp_path):
+    with pytest.raises(ModelError, match=r"gone.onnx is no file; models end in .onnx, "):
+        load_model(tmp_path / "gone.onnx")
+    with pytest.raises(ModelError, match=r"is a folder without a saved_model\.pb; models end in"):
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["residual", "time_series_wrapped"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +13,8 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 Array = NDArray[Any]
+
+_logger = logging.getLogger(__name__)
 
 
 def constant(value: ir.Value | None) -> Array | None:
@@ -132,10 +136,34 @@ def replace_value(old: ir.Value, new: ir.Value) -> None:
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
 
 
+_STANDARD = ("", "ai.onnx")
+
+
 def infer_shapes(model: ir.Model) -> None:
-    """Fills in the shapes of all values, in place, forgetting what was known of inner ones."""
+    """Fills in the shapes of all values, in place, forgetting what was known of inner ones.
+
+    What follows an operator that shape inference cannot deal with stays unknown; the rest is
+    filled in. Operators that are not ONNX's keep the shapes that their exporter wrote down.
+    """
     for node in model.graph:
         for output in node.outputs:
-            if not output.is_graph_output():
+            if not output.is_graph_output() and node.domain in _STANDARD:
                 output.shape = None
-    common.ShapeInferencePass()(model)
+    with _failures_as_debug():
+        common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+
+
+@contextmanager
+def _failures_as_debug() -> Iterator[None]:
+    """Takes over what onnx-ir would log as a warning with a traceback."""
+    noisy = logging.getLogger(common.ShapeInferencePass.__module__)
+
+    def take_over(record: logging.LogRecord) -> bool:
+        _logger.debug("shape inference: %s", record.getMessage(), exc_info=record.exc_info)
+        return False
+
+    noisy.addFilter(take_over)
+    try:
+        yield
+    finally:
+        noisy.removeFilter(take_over)

@@ -1,61 +1,53 @@
-"""A model file to a cleaned graph."""
+"""A model file, of whatever framework, to a cleaned graph.
+
+Each reader is imported when it is used: TensorFlow takes seconds, and torch may not be there.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir as ir
 
 from trimtab.errors import ModelError
 from trimtab.graph.clean import clean
+from trimtab.graph.onnx_import import read_onnx
 
-_KINDS = {".onnx": "ONNX", ".keras": "Keras"}
+_Reader = Callable[[Path], ir.Model]
 
 
 def load_model(path: Path | str) -> ir.Model:
     """Loads a trained model and cleans its graph.
 
     Args:
-        path: An `.onnx` or a `.keras` file.
+        path: A file of one of the formats in `FORMATS`, or the folder of a SavedModel.
 
     Returns:
-        The cleaned float graph. Inputs keep the layout that they have in the file's framework,
-        such as NHWC for Keras.
+        The cleaned graph: float, or with QuantizeLinear/DequantizeLinear pairs where the file is
+        quantized. Inputs keep the layout that they have in the file's framework, such as NHWC for
+        Keras.
 
     Raises:
         ModelError: There is no such file, or it is no model, or it cannot be converted.
+        UnsupportedOperatorError: The file has operators that ONNX lacks.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ModelError(f"{path} is no file; give a model file ({', '.join(_KINDS)})")
-    if path.suffix not in _KINDS:
-        raise ModelError(
-            f"{path} ends in {path.suffix or 'nothing'!r}; models end in {', '.join(_KINDS)}"
-        )
-    model = _read_onnx(path) if path.suffix == ".onnx" else _read_keras(path)
+    _, read = _format(path)
+    model = read(path)
+    if not model.graph.inputs or not model.graph.outputs:
+        raise ModelError(f"{path} has no inputs or no outputs: it is an empty model")
     _check_batch(model, path)
     return clean(model)
 
 
-_OLDEST_OPSET = 13
-"""From here on axes are inputs and Softmax works along one axis; older models are brought up."""
+def format_of(path: Path | str) -> str:
+    """Returns what a model's format is called, by its ending or, of a folder, by what is in it.
 
-
-def _read_onnx(path: Path) -> ir.Model:
-    import onnx.checker
-    import onnx.version_converter
-
-    try:
-        model = ir.load(path)
-        proto = ir.to_proto(model)
-        onnx.checker.check_model(proto)
-        if model.opset_imports.get("", _OLDEST_OPSET) < _OLDEST_OPSET:
-            model = ir.from_proto(onnx.version_converter.convert_version(proto, _OLDEST_OPSET))
-    except Exception as error:
-        raise ModelError(f"{path} is not a valid ONNX model: {_first_line(error)}") from error
-    if not model.graph.inputs or not model.graph.outputs:
-        raise ModelError(f"{path} has no inputs or no outputs: it is an empty ONNX model")
-    return model
+    Raises:
+        ModelError: There is no such file, or it has another ending.
+    """
+    return _format(Path(path))[0]
 
 
 def _read_keras(path: Path) -> ir.Model:
@@ -64,17 +56,66 @@ def _read_keras(path: Path) -> ir.Model:
     return read_keras(path)
 
 
+def _read_saved_model(path: Path) -> ir.Model:
+    from trimtab.graph.saved_model_import import read_saved_model
+
+    return read_saved_model(path)
+
+
+def _read_tflite(path: Path) -> ir.Model:
+    from trimtab.graph.tflite_import import read_tflite
+
+    return read_tflite(path)
+
+
+def _read_torch(path: Path) -> ir.Model:
+    from trimtab.graph.torch_import import read_exported_program
+
+    return read_exported_program(path)
+
+
+FORMATS: dict[str, tuple[str, _Reader]] = {
+    ".onnx": ("ONNX", read_onnx),
+    ".keras": ("Keras", _read_keras),
+    ".h5": ("Keras HDF5", _read_keras),
+    ".hdf5": ("Keras HDF5", _read_keras),
+    ".tflite": ("TFLite", _read_tflite),
+    ".pt2": ("PyTorch exported program", _read_torch),
+}
+"""What a model's file may end in, what that format is called, and what reads it."""
+
+_TORCH_PICKLES = (".pt", ".pth", ".torchscript", ".ckpt")
+
+
+def _format(path: Path) -> tuple[str, _Reader]:
+    known = f"models end in {', '.join(FORMATS)}, or are the folder of a SavedModel"
+    if path.is_dir():
+        if (path / "saved_model.pb").is_file():
+            return "SavedModel", _read_saved_model
+        raise ModelError(f"{path} is a folder without a saved_model.pb; {known}")
+    if not path.is_file():
+        raise ModelError(f"{path} is no file; {known}")
+    if path.suffix.lower() in _TORCH_PICKLES:
+        raise ModelError(
+            f"{path} is a TorchScript file, a pickle or weights alone, none of which can be "
+            "exported; in PyTorch write torch.export.save(torch.export.export(model.eval(), "
+            "(example,)), 'model.pt2'), or torch.onnx.export(..., 'model.onnx')"
+        )
+    if path.suffix.lower() not in FORMATS:
+        raise ModelError(f"{path} ends in {path.suffix or 'nothing'!r}; {known}")
+    return FORMATS[path.suffix.lower()]
+
+
 def _check_batch(model: ir.Model, path: Path) -> None:
-    """Refuses a model that takes several samples at a time and no other number of them."""
+    """Refuses a model that takes several samples at a time and no other number of them.
+
+    Only the first input is asked: a state may have any first dimension.
+    """
     constants = model.graph.initializers
-    for value in model.graph.inputs:
-        batch = value.shape[0] if value.shape else None
-        if value.name not in constants and isinstance(batch, int) and batch != 1:
-            raise ModelError(
-                f"{path}: input {value.name!r} has a fixed batch of {batch}; export the model with "
-                "a first dimension that is free, or 1"
-            )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    value = next((value for value in model.graph.inputs if value.name not in constants), None)
+    batch = value.shape[0] if value is not None and value.shape else None
+    if value is not None and isinstance(batch, int) and batch != 1:
+        raise ModelError(
+            f"{path}: input {value.name!r} has a fixed batch of {batch}; export the model with "
+            "a first dimension that is free, or 1"
+        )

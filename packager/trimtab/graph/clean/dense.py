@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from trimtab.graph.access import constant, only_consumer, rank_of, replace_value
+from trimtab.graph.clean.scaling import is_wide_float
 
 
 def fuse_dense_bias(model: ir.Model) -> bool:
@@ -18,7 +19,7 @@ def fuse_dense_bias(model: ir.Model) -> bool:
             continue
         weight = constant(node.inputs[1])
         add = only_consumer(node.outputs[0])
-        if weight is None or weight.ndim != 2 or add is None or add.op_type != "Add":
+        if not is_wide_float(weight) or weight.ndim != 2 or add is None or add.op_type != "Add":
             continue
         bias = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
         array = constant(bias)

@@ -1,0 +1,62 @@
+"""A `.tflite` file to an ONNX graph; a quantized one keeps its quantization as QDQ pairs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from pathlib import Path
+
+import onnx_ir as ir
+
+from trimtab.errors import ModelError
+from trimtab.graph.tensorflow_import import (
+    OPSET,
+    check_operators,
+    clean_name,
+    one_line,
+    quiet_tf2onnx,
+    unique,
+    untie_constant_biases,
+)
+from trimtab.tensorflow_setup import import_tensorflow
+
+_IDENTIFIER = b"TFL3"
+
+
+def read_tflite(path: Path) -> ir.Model:
+    """Reads a `.tflite` file.
+
+    Raises:
+        ModelError: The file is no TFLite model, or tf2onnx cannot convert it.
+        UnsupportedOperatorError: It has operators that ONNX lacks.
+    """
+    if path.read_bytes()[4:8] != _IDENTIFIER:
+        raise ModelError(f"{path} is no TFLite model: the identifier TFL3 is missing")
+    import_tensorflow()
+    import tf2onnx
+
+    try:
+        # tf2onnx runs the interpreter, which prints what it delegates.
+        with quiet_tf2onnx(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            proto, _ = tf2onnx.convert.from_tflite(str(path), opset=OPSET)
+    # tf2onnx's reader raises whatever the flatbuffer or a broken shape makes it raise.
+    except Exception as error:
+        raise ModelError(f"{path} cannot be converted to ONNX: {one_line(error)}") from error
+    check_operators(proto, str(path))
+    model: ir.Model = ir.from_proto(proto)
+    _tidy_ports(model)
+    untie_constant_biases(model)
+    return model
+
+
+def _tidy_ports(model: ir.Model) -> None:
+    """Gives inputs and outputs names without TensorFlow's `serving_default_` and `:0`."""
+    ports = [*model.graph.inputs, *model.graph.outputs]
+    names = [clean_name(str(value.name)).removeprefix("serving_default_") for value in ports]
+    for number, value in enumerate(ports):
+        value.name = f"__port_{number}"
+    taken = {str(value.name) for node in model.graph for value in node.outputs}
+    for value, name in zip(ports, unique(names, taken), strict=True):
+        value.name = name
