@@ -14,6 +14,9 @@ from trimtab_agent.runtimes.base import Foreign, Option, check_arrays, check_opt
 if TYPE_CHECKING:
     from trimtab_agent.runtimes.base import Array
 
+_EXACT_ACTIVATIONS = "session.qdq_matmulnbits_accuracy_level"
+"""Left alone, ONNX Runtime rounds the activations of matrix products with integer weights to 8 bits
+(level 4), so the same file would give other outputs than the graph says; 1 is float32."""
 _PROVIDER = "provider"
 
 # ONNX Runtime accepts any configuration key and ignores those it does not know, so the ones that
@@ -107,7 +110,7 @@ def _session_options(module: ModuleType, threads: int, options: Mapping[str, Opt
     session_options.log_severity_level = (
         3  # errors only: warnings of every load fill a device's log
     )
-    for name, value in options.items():
+    for name, value in {_EXACT_ACTIVATIONS: "1", **options}.items():
         if name != _PROVIDER:
             session_options.add_session_config_entry(name, _text(value))
     return session_options

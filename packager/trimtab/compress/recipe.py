@@ -29,10 +29,12 @@ from trimtab.graph.count import ModelCount, count_model
 
 TECHNIQUES: Mapping[str, tuple[str, str]] = {
     "prune_channels": ("trimtab.compress.prune", "PruneChannels"),
+    "factorize": ("trimtab.compress.factorize", "Factorize"),
     "fine_tune": ("trimtab.compress.fine_tune", "FineTune"),
     "quantize_int8": ("trimtab.compress.quantize", "QuantizeInt8"),
     "prune_weights": ("trimtab.compress.prune_weights", "PruneWeights"),
     "share_weights": ("trimtab.compress.share_weights", "ShareWeights"),
+    "quantize_weights": ("trimtab.compress.quantize_weights", "QuantizeWeights"),
 }
 """By its name in recipes: the module and the name of its Struct."""
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trimtab.errors import ExportError
 from trimtab.graph.count import count_model
-from trimtab.targets.gate import Comparison, check_file
+from trimtab.targets.gate import Comparison, check_file, is_quantized
 from trimtab_agent.contract.manifest import RuntimeName
 
 SUFFIXES: dict[RuntimeName, str] = {
@@ -104,6 +104,10 @@ def _write_openvino(model: ir.Model, path: Path) -> None:
         raise ExportError(f"OpenVINO refuses the graph: {error}") from error
     finally:
         source.unlink()
+    if not is_quantized(model):
+        # OpenVINO would round the activations of layers with integer weights to 8 bits; whether
+        # activations are rounded is a choice for a recipe.
+        converted.set_rt_info("0", ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
     # Storing weights in half precision rounds them; that is a choice for a recipe, not for here.
     ov.save_model(converted, path, compress_to_fp16=False)
 
