@@ -1,0 +1,383 @@
+"""What `--data` takes besides a plain .npz: several inputs, images, a function; streaming."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from trimtab.errors import DataError
+from trimtab.evaluate import data as data_module
+from trimtab.evaluate.data import Dataset, Split, hold_out
+from trimtab.evaluate.fit import check_fits
+from trimtab.evaluate.load import fingerprint, load_data
+from trimtab_agent.contract.manifest import TensorSpec
+
+RNG = np.random.default_rng(0)
+SOUND = TensorSpec(name="sound", shape=(None, 8), dtype="float32")
+MOTION = TensorSpec(name="motion", shape=(None, 3), dtype="float32")
+PHOTO = TensorSpec(name="photo", shape=(None, 5, 6, 3), dtype="float32")
+
+
+def two_inputs(samples: int = 10) -> dict[str, np.ndarray]:
+    return {
+        f"x_{part}.{spec.name}": RNG.normal(size=(samples, spec.shape[1])).astype(np.float32)
+        for part in ("train", "test")
+        for spec in (MOTION, SOUND)
+    }
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(arrays):
+        path = tmp_path / "data.npz"
+        np.savez(path, **arrays)
+        return path
+
+    return write
+
+
+def test_several_inputs_come_in_the_models_order(save):
+    arrays = two_inputs()
+    dataset = load_data(save(arrays), [SOUND, MOTION])
+    check_fits(dataset, [SOUND, MOTION], (None, 2), "classification")
+    assert [column.shape for column in dataset.train.inputs] == [(10, 8), (10, 3)]
+    assert (dataset.test.inputs[0] == arrays["x_test.sound"]).all()
+
+
+BAD_NAMES = {
+    "one is missing": (
+        lambda arrays: arrays.pop("x_test.sound"),
+        "has no array x_test.sound",
+    ),
+    "one is misspelt": (
+        lambda arrays: arrays.update({"x_train.sond": arrays.pop("x_train.sound")}),
+        "has no array x_train.sound; ",
+    ),
+    "one is too many": (
+        lambda arrays: arrays.update({"x_train.light": arrays["x_train.sound"]}),
+        "has x_train.light, but the model's inputs are sound, motion",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_inputs_by_the_wrong_name(save, name):
+    spoil, message = BAD_NAMES[name]
+    arrays = two_inputs()
+    spoil(arrays)
+    with pytest.raises(DataError) as caught:
+        load_data(save(arrays), [SOUND, MOTION])
+    assert message in str(caught.value)
+
+
+MISFITS = {
+    "inputs of different lengths": (
+        {"x_train.sound": np.zeros((7, 8), np.float32)},
+        "the inputs of x_train have different numbers of samples: [7, 10]",
+    ),
+    "a bad value": (
+        {"x_test.motion": np.where(np.arange(10) == 4, np.nan, 1.0)[:, None] * np.ones(3, "f4")},
+        "x_test.motion must be float32",
+    ),
+    "another scale": (
+        {"x_test.sound": np.float32(255) * RNG.random((10, 8), np.float32)},
+        "in the test samples; scale both the way",
+    ),
+    "groups of another length": (
+        {"group_test": np.array(["a", "b"])},
+        "group_test must have the shape [10], one group each, not [2]",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_misfits(save, name):
+    changed, message = MISFITS[name]
+    dataset = load_data(save(two_inputs() | changed), [SOUND, MOTION])
+    with pytest.raises(DataError) as caught:
+        check_fits(dataset, [SOUND, MOTION], (None, 2), "classification")
+    assert message in str(caught.value)
+
+
+LABELS = {
+    "regression of another shape": (
+        "regression", (None, 2), np.zeros(4), "must have the shape [samples, 2], not [4]",
+    ),
+    "regression without a number": (
+        "regression", (None, 1), np.array([1, np.inf, 2, 3]), "y_test has 1 values that are not",
+    ),
+    "regression without spread": (
+        "regression", (None, 1), np.ones(4), "y_test is the same for all samples",
+    ),
+    "regression of text": ("regression", (None, 1), np.array(list("abcd")), "must be numbers"),
+    "tokens of another length": (
+        "tokens", (None, 5, 3), np.zeros((4, 6), int), "have the shape [samples, 5], not [4, 6]",
+    ),
+    "tokens out of range": (
+        "tokens", (None, 2, 3), np.full((4, 2), 3), "y_test has 8 labels outside 0 to 2",
+    ),
+    "tokens without positions": (
+        "tokens", (None, 3), np.zeros(4, int), "the task tokens needs outputs [samples, positions",
+    ),
+    "ctc without a blank": (
+        "ctc", (None, 9, 3), np.array([[0, 2]] * 4), "one of the two must be CTC's blank",
+    ),
+    "ctc of floats": (
+        "ctc", (None, 9, 3), np.zeros((4, 2)), "must be whole numbers [samples, tokens], padded",
+    ),
+    "anomalies of three kinds": ("anomaly", (None, 1), np.arange(4), "must be 0 (normal) or 1"),
+    "only normal samples": ("anomaly", (None, 1), np.zeros(4, int), "leaves the AUC undefined"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_that_do_not_fit_the_task(name):
+    task, output, labels, message = LABELS[name]
+    x = np.zeros((4, 8), np.float32)
+    train, test = Split(inputs=(x,)), Split(inputs=(x,), labels=labels)
+    with pytest.raises(DataError) as caught:
+        check_fits(Dataset(source="here", train=train, test=test), [SOUND], output, task)
+    assert message in str(caught.value)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=60))
+def test_holding_out_parts_every_sample_and_every_class(labels):
+    numbers = np.arange(len(labels))
+    train, test = hold_out(Split(inputs=(numbers,), labels=np.array(labels)))
+    assert sorted([*train.inputs[0], *test.inputs[0]]) == numbers.tolist()
+    assert len(test) == max(1, len(labels) // 5)
+    for label in set(labels):
+        of_class = (np.array(labels) == label).sum()
+        assert abs((test.labels == label).sum() - of_class / 5) < 1.5
+    again = hold_out(Split(inputs=(numbers,), labels=np.array(labels)))
+    assert (again[1].inputs[0] == test.inputs[0]).all()
+
+
+def test_without_test_samples_a_part_is_held_out(save):
+    x = RNG.normal(size=(20, 8)).astype(np.float32)
+    dataset = load_data(save({"x_train": x, "y_train": np.arange(20) % 2}), [SOUND])
+    assert (len(dataset.train), len(dataset.test)) == (16, 4)
+    check_fits(dataset, [SOUND], (None, 2), "classification")
+
+
+def test_one_sample_cannot_be_parted(save):
+    with pytest.raises(DataError, match="1 samples cannot be parted"):
+        load_data(save({"x_train": np.zeros((1, 8), np.float32)}), [SOUND])
+
+
+class Tape:
+    """A column that is not in memory, and remembers how much of it was read at a time."""
+
+    def __init__(self, samples: int) -> None:
+        self.shape, self.dtype = (samples, 8), np.dtype(np.float32)
+        self.most = 0
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index):
+        numbers = np.arange(len(self))[index]
+        self.most = max(self.most, len(numbers))
+        return np.repeat(numbers[:, None], 8, axis=1).astype(np.float32)
+
+
+def test_a_column_is_streamed():
+    tape = Tape(1000)
+    split = Split(inputs=(tape,)).subset(np.arange(0, 1000, 2))
+    batches = [x for (x,) in split.batches(64)]
+    assert np.concatenate(batches)[:, 0].tolist() == list(range(0, 1000, 2))
+    assert tape.most == 64
+    assert split.take(np.array([3, 1]))[0][:, 0].tolist() == [6, 2]
+
+
+def test_what_is_larger_than_memory_may_be_is_not_materialised(monkeypatch):
+    monkeypatch.setattr(data_module, "MEMORY_BOUND_BYTES", 1000)
+    assert Split(inputs=(Tape(20),)).inputs[0].shape == (20, 8)
+    with pytest.raises(DataError, match=r"40 samples take 0.0 GB in memory, more than"):
+        _ = Split(inputs=(Tape(40),)).inputs
+
+
+# ---------------------------------------------------------------------------- images
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    folder = tmp_path / "photos"
+    for part, count in (("train", 6), ("test", 3)):
+        for name, level in (("dark", 0), ("light", 255)):
+            (folder / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = np.full((9, 11, 3), level, np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{number}.png")
+    return folder
+
+
+def test_images_are_resized_scaled_and_labelled(photos):
+    dataset = load_data(photos, [PHOTO])
+    check_fits(dataset, [PHOTO], (None, 2), "classification")
+    assert dataset.class_names == ("dark", "light")
+    assert dataset.test.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    (batch,) = next(dataset.test.batches(6))
+    assert (batch.shape, batch.dtype) == ((6, 5, 6, 3), np.float32)
+    assert batch[:3].max() == 0
+    assert batch[3:].min() == 1
+    assert len(dataset.calibration(5, seed=0)[0]) == 5
+
+
+def test_declared_preprocessing(photos):
+    (photos / "data.yaml").write_text(
+        "{scale: 0.5, mean: [1, 2, 3], std: 2, layout: nchw, size: [4, 6], classes: [light, dark]}"
+    )
+    spec = TensorSpec(name="photo", shape=(None, 3, None, None), dtype="float32")
+    dataset = load_data(photos, [spec])
+    (light,) = dataset.test.take(np.array([0]))
+    assert light.shape == (1, 3, 4, 6)
+    assert light[0, :, 0, 0].tolist() == [(127.5 - mean) / 2 for mean in (1, 2, 3)]
+
+
+def test_integer_models_get_the_pixels_as_they_are(photos):
+    spec = TensorSpec(name="photo", shape=(None, 5, 6, 1), dtype="uint8")
+    (batch,) = next(load_data(photos, [spec]).test.batches(6))
+    assert batch.dtype == np.uint8
+    assert sorted(set(batch.ravel().tolist())) == [0, 255]
+
+
+def test_images_without_parts_are_held_out(photos):
+    dataset = load_data(photos / "train", [PHOTO])
+    assert (len(dataset.train), len(dataset.test)) == (10, 2)
+
+
+def spoil_png(folder: Path) -> None:
+    (folder / "train" / "dark" / "0.png").write_text("no image")
+
+
+BAD_FOLDERS = {
+    "unknown key": (
+        lambda folder: (folder / "data.yaml").write_text("scael: 1"),
+        "data.yaml: Object contains unknown field `scael`",
+    ),
+    "another size": (
+        lambda folder: (folder / "data.yaml").write_text("size: [8, 8]"),
+        "size is [8, 8], the model takes [5, 6]",
+    ),
+    "means for other channels": (
+        lambda folder: (folder / "data.yaml").write_text("mean: [1, 2]"),
+        "mean has 2 numbers for 3 channels",
+    ),
+    "a zero to divide by": (
+        lambda folder: (folder / "data.yaml").write_text("std: [1, 0, 1]"),
+        "std has a zero",
+    ),
+    "layout that the model does not have": (
+        lambda folder: (folder / "data.yaml").write_text("layout: nchw"),
+        "is no image of 1, 3 or 4 channels in the layout nchw",
+    ),
+    "class without images": (
+        lambda folder: (folder / "data.yaml").write_text("classes: [red]"),
+        "has no images in its folders red",
+    ),
+    "class in the test part only": (
+        lambda folder: (folder / "test" / "grey").mkdir(),
+        "has the classes grey, which are not among the training part's: dark, light",
+    ),
+    "a file that is no image": (spoil_png, "0.png is no image"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FOLDERS)
+def test_bad_folders(photos, name):
+    spoil, message = BAD_FOLDERS[name]
+    spoil(photos)
+    with pytest.raises(DataError) as caught:
+        load_data(photos, [PHOTO])
+    assert message in str(caught.value)
+
+
+def test_an_image_that_is_cut_short_is_named(photos):
+    path = photos / "test" / "light" / "1.png"
+    noise = RNG.integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:5000])
+    dataset = load_data(photos, [PHOTO])
+    with pytest.raises(DataError, match=r"light/1\.png cannot be read as an image"):
+        list(dataset.test.batches(2))
+
+
+def test_a_model_that_takes_no_images(photos):
+    with pytest.raises(DataError, match=r"input sound has the shape \[samples, 8\], which is no"):
+        load_data(photos, [SOUND])
+    with pytest.raises(DataError, match="the model has 2 inputs"):
+        load_data(photos, [SOUND, MOTION])
+    free = TensorSpec(name="photo", shape=(None, None, None, 3), dtype="float32")
+    with pytest.raises(DataError, match="images of any size; give `size`"):
+        load_data(photos, [free])
+
+
+# ---------------------------------------------------------------------------- functions
+
+FUNCTIONS = """
+import numpy as np
+from trimtab.evaluate.data import Dataset, Split
+
+def arrays():
+    x = np.ones((10, 8), np.float32)
+    return {"x_train": x, "x_test": x, "y_test": [0, 1] * 5, "group_test": ["a"] * 10}
+
+def dataset():
+    split = Split(inputs=(np.ones((4, 8), np.float32),))
+    return Dataset(source="mine", train=split, test=split)
+
+def number():
+    return 3
+
+def broken():
+    raise OSError("no such table")
+"""
+
+
+@pytest.fixture
+def functions(tmp_path, monkeypatch):
+    (tmp_path / "my_data.py").write_text(FUNCTIONS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    sys.modules.pop("my_data", None)
+
+
+@pytest.mark.usefixtures("functions")
+def test_a_function_gives_arrays_or_a_data_set():
+    dataset = load_data("my_data:arrays", [SOUND])
+    assert dataset.test.labels.tolist() == [0, 1] * 5
+    assert dataset.test.groups.tolist() == ["a"] * 10
+    assert len(load_data(Path("my_data:dataset"), [SOUND]).train) == 4
+
+
+@pytest.mark.usefixtures("functions")
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("my_data:number", "must return a mapping with x_train and the like, or a Dataset; it"),
+        ("my_data:broken", "my_data:broken failed: OSError: no such table"),
+        ("my_data:none", "module my_data has no function none"),
+        ("my_data", "my_data cannot be read: No such file"),
+    ],
+)
+def test_a_function_that_gives_none(source, message):
+    with pytest.raises(DataError) as caught:
+        load_data(source, [SOUND])
+    assert message in str(caught.value)
+
+
+def test_data_sets_are_told_apart(photos, save):
+    path = save(two_inputs())
+    assert fingerprint(path) == fingerprint(path)
+    before = fingerprint(photos)
+    (photos / "train" / "dark" / "0.png").unlink()
+    assert len({before, fingerprint(photos), fingerprint(path), fingerprint("a:b")}) == 4
