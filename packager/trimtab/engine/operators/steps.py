@@ -13,8 +13,13 @@ States = tuple[Any, ...]
 Cell = Callable[[Any, States], States]
 """From one step's input `[batch, ...]` and the states `[batch, hidden]` to the next states."""
 
-UNROLLED_STEPS = 32
-"""Longest sequence that is unrolled."""
+UNROLLED_STEPS = 64
+"""Longest sequence that is unrolled.
+
+Measured on an LSTM of 32 units, one core: unrolled, a step of training and an inference in LiteRT
+take a fifth of the loop's time (64 steps: 4.6 ms against 21 ms, 83 us against 456 us), for 1.4 kB
+of file a step. Tracing an unrolled GRU of 128 steps takes many seconds.
+"""
 
 
 def run_steps(
@@ -35,8 +40,7 @@ def run_steps(
     """
     if backward:
         inputs = _reversed(inputs, lengths)
-    step = cell if lengths is None else None
-    outputs, states = _run(step or cell, inputs, states, lengths)
+    outputs, states = _run(cell, inputs, states, lengths)
     return (_reversed(outputs, lengths) if backward else outputs), states
 
 
