@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -92,12 +93,99 @@ def dead_branch() -> ir.Model:
     return b.classifier(b.op("Identity", b.op("Dropout", b.conv("x", 3, 6))), 6)
 
 
+def info(name: str, *shape: object) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+
+def branch(value: str, factor: str, *, output: str, name: str) -> onnx.GraphProto:
+    """A branch that reads a value and a weight of the graph around it, and has a weight itself."""
+    own = numpy_helper.from_array(np.float32([0.5]), f"own_{name}")
+    nodes = [
+        helper.make_node("Constant", [], ["two"], value_floats=[2.0]),
+        helper.make_node("Mul", [value, factor], ["inner"]),
+        helper.make_node("Mul", ["inner", f"own_{name}"], ["Relu_3"]),
+        helper.make_node("Add", ["Relu_3", "two"], [output]),
+    ]
+    return helper.make_graph(nodes, name, [], [info(output, None, None, None, None)], [own])
+
+
+def branching(condition: str, b: GraphBuilder, x: str) -> str:
+    factor = b.positive(6, 1, 1)
+    return b.op(
+        "If",
+        condition,
+        then_branch=branch(x, factor, output="taken", name="then"),
+        else_branch=branch(b.op("Neg", x), factor, output="not_taken", name="else"),
+    )
+
+
+def known_branch() -> ir.Model:
+    b = GraphBuilder(3, 8, 8)
+    x = b.conv("x", 3, 6)
+    x = branching(b.constant(True, np.bool_), b, x)
+    return b.classifier(b.op("Relu", branching(b.constant([False], np.bool_), b, x)), 6)
+
+
+def unknown_branch() -> ir.Model:
+    """The condition depends on the data: the scaling inside uses the convolution's output."""
+    b = GraphBuilder(3, 8, 8)
+    x = b.conv("x", 3, 6)
+    mean = b.op("ReduceMean", x, keepdims=0)
+    x = branching(b.op("Greater", mean, b.constant(0, np.float32)), b, x)
+    return b.classifier(b.op("Relu", b.op("Mul", x, b.positive(6, 1, 1))), 6)
+
+
+def looping(rounds: str, b: GraphBuilder, state: str, step: str) -> list[str]:
+    """Adds `step` each round, and gives out every sum and the number of the round."""
+    nodes = [
+        helper.make_node("Identity", ["going"], ["still"]),
+        helper.make_node("Add", ["before", step], ["after"]),
+        helper.make_node("Cast", ["round"], ["number"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["after", "number"], ["row"]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("round", TensorProto.INT64, []),
+        helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+        info("before", None, None),
+    ]
+    outputs = [helper.make_tensor_value_info("still", TensorProto.BOOL, [])]
+    outputs += [info("after", None, None), info("row", None, None)]
+    body = helper.make_graph(nodes, "body", inputs, outputs)
+    going = b.constant(True, np.bool_)
+    return b.ops("Loop", rounds, going, state, outputs=2, body=body)
+
+
+def short_loop() -> ir.Model:
+    b = GraphBuilder(4)
+    state, rows = looping(b.constant(5), b, "x", b.op("Relu", "x"))
+    x = b.op("Add", state, b.op("ReduceSum", rows, b.constant([0]), keepdims=0))
+    return b.build(b.dense(x, 4, 5))
+
+
+def long_loop() -> ir.Model:
+    b = GraphBuilder(4)
+    state, _ = looping(b.constant(100), b, "x", b.weight(4))
+    return b.build(b.dense(state, 4, 5))
+
+
+def reversed_twice() -> ir.Model:
+    b = GraphBuilder(6, 4)
+
+    def turned(x: str) -> str:
+        bounds = [b.constant([item]) for item in (-1, -(2**63) + 1, 1, -1)]
+        return b.op("Slice", x, *bounds)
+
+    x = b.op("ReduceMean", b.op("Tanh", turned(turned("x"))), axes=[1], keepdims=0)
+    return b.build(b.dense(x, 4, 5))
+
+
 OWN = {
     make.__name__: make
     for make in (
         *(scaled_shared_weight, shared_bias_shifted, transpose_chain, scaling_along_the_width),
         *(computed_bias, computed_weight, used_in_between, constant_subgraph, scalar_bias),
-        *(unequal_unsqueezes, dead_branch),
+        *(unequal_unsqueezes, dead_branch, known_branch, unknown_branch, short_loop, long_loop),
+        reversed_twice,
     )
 }
 every_graph = pytest.mark.parametrize("make", [*GRAPHS.values(), *OWN.values()])
@@ -177,6 +265,9 @@ def test_names_of_other_frameworks_become_those_of_layers():
         (transpose_chain, {"Transpose"}),
         (constant_subgraph, {"Sqrt", "Add", "Div"}),
         (dead_branch, {"Relu", "Dropout", "Identity"}),
+        (known_branch, {"If"}),
+        (short_loop, {"Loop"}),
+        (reversed_twice, {"Slice"}),
         (GRAPHS["perceptron"], set()),
     ],
 )
@@ -186,10 +277,17 @@ def test_what_should_go_is_gone(make, gone):
 
 @pytest.mark.parametrize(
     ("make", "kept"),
-    [(scaling_along_the_width, "Mul"), (computed_bias, "Mul"), (used_in_between, "Mul")],
+    [
+        *((scaling_along_the_width, "Mul"), (computed_bias, "Mul"), (used_in_between, "Mul")),
+        *((unknown_branch, "If"), (long_loop, "Loop")),
+    ],
 )
 def test_what_may_not_be_folded_stays(make, kept):
     assert operators(clean(make()))[kept] == 1
+
+
+def test_nothing_of_a_branch_that_is_not_taken_is_left():
+    assert operators(clean(known_branch()))["Neg"] == 1
 
 
 def passing_through(*names: str) -> ir.Model:

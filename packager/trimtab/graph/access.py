@@ -63,7 +63,10 @@ def rank_of(value: ir.Value | None) -> int | None:
 def only_consumer(value: ir.Value) -> ir.Node | None:
     """Returns the node that alone uses `value`, or None if it is an output or has more uses."""
     uses = list(value.uses())
-    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+    if len(uses) != 1 or value.is_graph_output():
+        return None
+    # The branch of an If or the body of a Loop uses values of the graph around it.
+    return uses[0].node if uses[0].node.graph is value.graph else None
 
 
 def add_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:

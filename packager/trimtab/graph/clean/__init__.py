@@ -11,9 +11,11 @@ from onnx_ir.passes import common
 
 from trimtab.graph.access import infer_shapes
 from trimtab.graph.clean.constants import fold_constants, lift_constants
+from trimtab.graph.clean.control_flow import inline_known_branches, unroll_short_loops
 from trimtab.graph.clean.dense import fuse_dense_bias
 from trimtab.graph.clean.names import tidy_names
 from trimtab.graph.clean.reshapes import fix_reshape_targets
+from trimtab.graph.clean.reversals import cancel_reversals
 from trimtab.graph.clean.scaling import fold_scaling, split_batch_norm
 from trimtab.graph.clean.singleton import cancel_squeezes, sink_unsqueeze
 from trimtab.graph.clean.transposes import cancel_transposes, drop_identities
@@ -21,7 +23,10 @@ from trimtab.graph.clean.transposes import cancel_transposes, drop_identities
 _PASSES = (
     lift_constants,
     fold_constants,
+    inline_known_branches,
+    unroll_short_loops,
     drop_identities,
+    cancel_reversals,
     fix_reshape_targets,
     sink_unsqueeze,
     cancel_squeezes,
@@ -39,8 +44,8 @@ after a few rounds; this bound only keeps a mistake in a pass from looping for e
 def clean(model: ir.Model) -> ir.Model:
     """Returns a cleaned copy of `model`, with all shapes inferred.
 
-    Constants are folded, batch norms and scalings folded into the convolution or product before
-    them, dead nodes dropped, 1-D convolutions unwrapped from 2-D ones, transposes and squeezes
+    Constants are folded, branches and loops whose course is known written out, batch norms and
+    scalings folded into the convolution or product before them, dead nodes dropped, 1-D convolutions unwrapped from 2-D ones, transposes and squeezes
     that undo each other removed, and everything but inputs and outputs named by its layer.
     """
     model = model.clone()
@@ -62,6 +67,7 @@ def clean(model: ir.Model) -> ir.Model:
     common.TopologicalSortPass()(model)
     tidy_names(model)
     infer_shapes(model)
+    _name_batch(model)
     return model
 
 

@@ -11,7 +11,7 @@ graph keep theirs.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import onnx
 import onnx_ir as ir
@@ -49,7 +49,7 @@ def tidy_names(model: ir.Model) -> None:
     _name_nodes(list(graph), first_uses)
     inner = [value for node in graph for value in node.outputs if not value.is_graph_output()]
     constants = [value for value in graph.initializers.values() if not value.is_graph_output()]
-    kept = {str(value.name) for value in (*graph.inputs, *graph.outputs)}
+    kept = {str(value.name) for value in (*graph.inputs, *graph.outputs, *_nested(graph))}
     # Out of the way first: a new name may be the old one of another value.
     wished = [_constant_name(value, first_uses) for value in constants]
     wished += [_inner_name(value) for value in inner]
@@ -60,6 +60,16 @@ def tidy_names(model: ir.Model) -> None:
         longer = f"{name}/{producer.op_type}" if producer is not None and name in kept else name
         value.name = _free(longer, kept)
         kept.add(value.name)
+
+
+def _nested(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Yields what has a name inside control flow, where no outer value may have the same."""
+    for inner in graph.subgraphs():
+        if inner is not graph:
+            yield from inner.inputs
+            yield from inner.initializers.values()
+            for node in inner:
+                yield from node.outputs
 
 
 def _first_uses(graph: ir.Graph) -> _Uses:
