@@ -11,7 +11,8 @@ import pytest
 from support.graphs import GRAPHS, GraphBuilder
 from support.quant_graphs import TrainedLike
 from trimtab.compress.fine_tune import FineTune, apply
-from trimtab.engine.train import Schedule, fine_tune
+from trimtab.engine.schedule import Schedule
+from trimtab.engine.train import fine_tune
 from trimtab.errors import DataError, ModelError
 from trimtab.evaluate.data import Dataset, Split
 from trimtab.graph.clean import clean

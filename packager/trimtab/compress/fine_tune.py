@@ -2,32 +2,80 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from trimtab.compress.teacher import teacher_answers
+from trimtab.compress.teacher import Teacher, teacher_answers
 from trimtab.errors import DataError
+from trimtab.evaluate.plugin import call_plugin, load_plugin
 
 if TYPE_CHECKING:
     from trimtab.compress.context import Context
+    from trimtab.engine.schedule import Schedule
+    from trimtab.engine.train import Augmentation
+
+Array = NDArray[Any]
+
+Plugin = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
 
-class FineTune(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Trains all weights for a few epochs and keeps the best epoch's.
+class Training(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What every technique that trains takes.
 
     Attributes:
         epochs: Passes over the training samples.
-        learning_rate: Of Adam at the start; it falls to zero along half a cosine.
+        learning_rate: At its highest; it falls from there to zero along half a cosine.
         batch_size: Samples a step.
         temperature: Softening of the original model's answers (Hinton et al. 2015).
+        label_share: Weight of labels, where there are any, against the original's answers.
+        optimizer: The rule of a step.
+        momentum: Of `sgd`.
+        weight_decay: Of `adamw` and `sgd`; not of biases.
+        warmup: Share of the steps over which the rate rises from zero.
+        patience: Epochs without a better one after which training stops.
+        reinflate: Whether convolutions are trained with batch norms behind them, where there are
+            samples enough; they are folded back at the end.
+        augment: `module:function` that takes and returns a batch of inputs, a list of arrays with
+            samples along axis 0. What it draws from numpy's global generator is seeded.
     """
 
     epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
     learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1e-3
     batch_size: Annotated[int, msgspec.Meta(ge=1)] = 64
     temperature: Annotated[float, msgspec.Meta(ge=1, le=20)] = 2.0
+    label_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    warmup: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    patience: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    reinflate: bool = True
+    augment: Plugin | None = None
+
+    def __post_init__(self) -> None:
+        """Check that no parameter is given that the optimizer would not use.
+
+        Raises:
+            ValueError: One is; msgspec adds where.
+        """
+        if self.weight_decay and self.optimizer == "adam":
+            raise ValueError("`adam` has no `weight_decay`; take `adamw`")
+
+    def schedule(self, seed: int) -> Schedule:
+        """Returns these parameters as the engine takes them."""
+        from trimtab.engine.schedule import Schedule
+
+        fields = {field: getattr(self, field) for field in Training.__struct_fields__}
+        del fields["augment"]
+        return Schedule(**fields, seed=seed)
+
+
+class FineTune(Training, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Trains all weights for a few epochs and keeps the best epoch's."""
 
 
 def apply(model: ir.Model, step: FineTune, context: Context) -> ir.Model:
@@ -47,24 +95,55 @@ def apply(model: ir.Model, step: FineTune, context: Context) -> ir.Model:
         raise DataError("fine_tune needs data: give --data, or leave the step out")
     from trimtab.engine import train
 
+    train.check_trainable(model, len(context.dataset.train))
     trained = model.clone()
     split = context.dataset.train
-    schedule = train.Schedule(
-        epochs=step.epochs,
-        learning_rate=step.learning_rate,
-        batch_size=step.batch_size,
-        temperature=step.temperature,
-        seed=context.seed,
-    )
-    train.fine_tune(
+    history = train.fine_tune(
         trained,
         split.inputs,
         teacher_answers(context.teacher, split.inputs),
         split.labels,
-        schedule,
-        on_epoch=lambda loss: context.log(
-            f"epoch {loss.epoch}/{step.epochs}: loss {loss.training:.4f}, "
-            f"held back {loss.validation:.4f}"
-        ),
+        step.schedule(context.seed),
+        augmentation=augmentation(step, context),
+        on_epoch=lambda loss: log_epoch(context, step, loss),
     )
+    log_outcome(context, step, history)
     return trained
+
+
+def augmentation(step: Training, context: Context) -> Augmentation | None:
+    """Returns the user's augmentation with the original model as its teacher, or None.
+
+    Raises:
+        DataError: There is no such function.
+    """
+    if step.augment is None:
+        return None
+    from trimtab.engine.train import Augmentation
+
+    name, function = step.augment, load_plugin(step.augment)
+
+    def change(inputs: Sequence[Array]) -> Sequence[Array]:
+        changed: Sequence[Array] = call_plugin(name, function, inputs)
+        return changed
+
+    return Augmentation(change, Teacher(context.teacher))
+
+
+def log_epoch(context: Context, step: Training, loss: Any) -> None:
+    """Says how far training is."""
+    context.log(
+        f"epoch {loss.epoch}/{step.epochs}: loss {loss.training:.4f}, "
+        f"held back {loss.validation:.4f}"
+    )
+
+
+def log_outcome(context: Context, step: Training, history: Sequence[Any]) -> None:
+    """Says which epoch was kept, and why training ended before its time if it did."""
+    best = min(reversed(history), key=lambda loss: loss.validation)
+    if len(history) <= step.epochs:
+        context.log(f"training ended after {len(history) - 1} of {step.epochs} epochs")
+    if best is not history[-1]:
+        context.log(
+            f"the weights of epoch {best.epoch} are kept: they did best on what was held back"
+        )

@@ -9,26 +9,40 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trimtab.engine.losses import heads
-from trimtab.graph.run import run_graph
+from trimtab.graph.run import GraphRunner
 
 Array = NDArray[Any]
 
 
-def teacher_answers(teacher: ir.Model, samples: Sequence[Array]) -> list[Array]:
-    """Runs the teacher on samples, up to where losses are taken.
+class Teacher:
+    """Answers batches of samples, up to where losses are taken.
 
     Args:
-        teacher: The graph; it is left as it is.
-        samples: One array per input, samples along axis 0.
-
-    Returns:
-        One array per output, samples along axis 0: logits where it ends in a Softmax or Sigmoid,
-        else the output itself.
+        model: The graph; it is left as it is.
+        features: Names of values to answer with as well, before the outputs' answers.
 
     Raises:
         ModelError: ONNX Runtime refuses the graph.
     """
-    copy = teacher.clone()
-    for index, head in enumerate(heads(copy)):
-        copy.graph.outputs[index] = head.value
-    return run_graph(copy, samples)
+
+    def __init__(self, model: ir.Model, features: Sequence[str] = ()) -> None:
+        copy = model.clone()
+        values = {value.name: value for node in copy.graph for value in node.outputs}
+        answers = [values[name] for name in features] + [head.value for head in heads(copy)]
+        copy.graph.outputs[:] = answers
+        self._runner = GraphRunner(copy)
+
+    def __call__(self, samples: Sequence[Array]) -> list[Array]:
+        """Returns one array per answer, samples along axis 0.
+
+        For an output that is logits where the graph ends in a Softmax or Sigmoid, else the output.
+
+        Args:
+            samples: One array per input, samples along axis 0.
+        """
+        return self._runner.run(samples)
+
+
+def teacher_answers(teacher: ir.Model, samples: Sequence[Array]) -> list[Array]:
+    """Asks a teacher once; see `Teacher`."""
+    return Teacher(teacher)(samples)

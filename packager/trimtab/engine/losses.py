@@ -85,11 +85,13 @@ class Loss:
 
     Attributes:
         values: What to compute of the graph, for `__call__`.
+        variables: Weights of its own that are trained with the graph's: none.
     """
 
     def __init__(self, terms: Sequence[Term], *, temperature: float, label_share: float) -> None:
         self._terms, self._temperature, self._label_share = terms, temperature, label_share
         self.values = [term.head.value for term in terms]
+        self.variables: list[Any] = []
 
     def __call__(self, answers: Sequence[Any], goals: Sequence[Any]) -> Any:
         """Returns the loss, a scalar tensor.

@@ -36,6 +36,8 @@ class GraphModule:
         import_tensorflow()
         self.model = model
         self._trainable = _trainable_names(model) if trainable else frozenset()
+        self.after: dict[ir.Value, Callable[[Laid], Laid]] = {}
+        """What is done to values once they are computed, before anything reads them."""
         self._stored: dict[str, tuple[Any, Axes]] = {}
         if trainable:
             self._create_variables()
@@ -72,8 +74,9 @@ class GraphModule:
                 tuple(None if v is None else self._read(v, values) for v in node.inputs),
                 tuple(None if v is None else self._weight(v) for v in node.inputs),
             )
-            results = zip(node.outputs, _apply(call), strict=False)
-            values.update({value: result for value, result in results if result is not None})
+            for value, result in zip(node.outputs, _apply(call), strict=False):
+                if result is not None:
+                    values[value] = self.after[value](result) if value in self.after else result
         wished = self.model.graph.outputs if outputs is None else outputs
         return [onnx_order(self._read(value, values)) for value in wished]
 
