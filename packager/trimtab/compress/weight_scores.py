@@ -86,7 +86,7 @@ def _gradients(model: ir.Model, criterion: Criterion, context: Context) -> Gradi
 
     split = context.dataset.train
     chosen = np.random.default_rng(context.seed).permutation(len(split))[:_GRADIENT_SAMPLES]
-    samples = [array[chosen] for array in split.inputs]
+    samples = split.take(chosen)
     labels = None if split.labels is None else split.labels[chosen]
     answers = teacher_answers(context.teacher, samples)
     return weight_gradients(model, samples, answers, labels)

@@ -175,20 +175,33 @@ def _pack_file(
     path: str, contents: Mapping[str, bytes], limit_bytes: int, spool: _Spool
 ) -> PackageFile:
     """Cuts one file, encodes its pieces into `spool`, and returns its entry in the manifest."""
-    data = contents[path]
     packed = []
-    for piece in chunks.cuts(
-        len(data), boundaries=_boundaries(path, contents), limit_bytes=limit_bytes
-    ):
-        chunk, wire = encode_chunk(data[piece.start : piece.stop])
+    for chunk, wire in encode_file(path, contents, limit_bytes):
         spool.add(chunk, wire)
         packed.append(chunk)
+    data = contents[path]
     return PackageFile(
         path=path,
         size_bytes=len(data),
         sha256=chunks.sha256_hex(data),
         chunks=tuple(packed),
     )
+
+
+def encode_file(
+    path: str, contents: Mapping[str, bytes], limit_bytes: int
+) -> Iterator[tuple[Chunk, bytes]]:
+    """Cuts one file and yields its chunks, with their bytes on the wire.
+
+    Args:
+        path: The file's path in the package.
+        contents: All files of the package: one may hold the map of another.
+        limit_bytes: No chunk is longer, decoded.
+    """
+    data = contents[path]
+    marks = _boundaries(path, contents)
+    for piece in chunks.cuts(len(data), boundaries=marks, limit_bytes=limit_bytes):
+        yield encode_chunk(data[piece.start : piece.stop])
 
 
 def _boundaries(path: str, contents: Mapping[str, bytes]) -> list[int]:
