@@ -16,6 +16,7 @@ from trimtab.evaluate import data as data_module
 from trimtab.evaluate.data import Dataset, Split, hold_out
 from trimtab.evaluate.fit import check_fits
 from trimtab.evaluate.load import fingerprint, load_data
+from trimtab.workflow.source import prepare_data
 from trimtab_agent.contract.manifest import TensorSpec
 
 RNG = np.random.default_rng(0)
@@ -381,3 +382,14 @@ def test_data_sets_are_told_apart(photos, save):
     before = fingerprint(photos)
     (photos / "train" / "dark" / "0.png").unlink()
     assert len({before, fingerprint(photos), fingerprint(path), fingerprint("a:b")}) == 4
+
+
+@pytest.mark.parametrize(("task", "kept"), [("classification", True), ("embeddings", False)])
+def test_techniques_see_labels_only_where_outputs_should_be_them(save, task, kept):
+    x = RNG.normal(size=(10, 8)).astype(np.float32)
+    labels = np.arange(10) % 2
+    path = save({"x_train": x, "y_train": labels, "x_test": x, "y_test": labels})
+    dataset = prepare_data(path, [SOUND], (None, 2), task)
+    assert (dataset.train.labels is not None) == kept
+    assert dataset.test.labels is not None
+    assert dataset.task == task

@@ -14,10 +14,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trimtab.errors import ModelError
-from trimtab.evaluate.data import Column, Dataset
+from trimtab.evaluate.data import Column, Dataset, Split
 from trimtab.evaluate.fit import check_fits
 from trimtab.evaluate.load import load_data
 from trimtab.evaluate.tasks import check_task, detect_task
+from trimtab.evaluate.tasks.sequences import PADDING
 from trimtab.graph.access import shape_of
 from trimtab.graph.load import load_model
 from trimtab.graph.run import GraphRunner
@@ -89,6 +90,10 @@ def prepare_data(
         output: Shape of its first output.
         task: What labels are for; None to detect it.
 
+    Returns:
+        The data set. Its training samples keep labels only where these are what the outputs
+        should be; where not, training goes by the original's answers.
+
     Raises:
         DataError: It cannot be read, does not fit, or leaves open what the model does.
     """
@@ -98,7 +103,19 @@ def prepare_data(
         task = detect_task(dataset.test.labels, output, shapes)
     dataset = replace(dataset, task=task)
     check_fits(dataset, inputs, output, task)
-    return dataset
+    return dataset if _trains(task, dataset.train) else _without_training_labels(dataset)
+
+
+def _trains(task: str, train: Split) -> bool:
+    """Says whether labels are what the model's outputs should be, one by one."""
+    if task == "tokens":
+        return train.labels is None or not bool((train.labels == PADDING).any())
+    return task in {"classification", "regression"}
+
+
+def _without_training_labels(dataset: Dataset) -> Dataset:
+    train = Split(inputs=dataset.train.columns, groups=dataset.train.groups)
+    return replace(dataset, train=train)
 
 
 def run_columns(
