@@ -87,6 +87,16 @@ def test_inspect_counts_a_model(trimtab, model: Path):
     # 3 -> 8 and 8 -> 12 channels of 8 x 8 with kernels 3 x 3, and 12 -> 5 classes
     macs = 64 * 9 * (3 * 8 + 8 * 12) + 12 * graphs.CLASSES
     assert shown["count"]["macs"] == macs
+    assert shown["outputs"][0]["shape"] == [None, graphs.CLASSES]
+    assert (shown["format"], shown["opset"], shown["quantized"]) == ("ONNX", 17, False)
+    assert shown["operators"]["Conv"] == 2
+    assert shown["control_flow"] == []
+
+
+def test_inspect_shows_the_same_to_people(trimtab, model: Path):
+    shown = trimtab("inspect", model).stdout
+    for part in ("ONNX, as ONNX opset 17", "operators: 2 Conv", "input  x float32 ?x3x8x8", "Gemm"):
+        assert part in shown
 
 
 def test_profiles_lists_this_machine(trimtab):
@@ -142,7 +152,7 @@ def test_a_released_version_is_never_changed(trimtab, model: Path, data: Path, t
 BAD_INPUTS = {
     "no such model": (("inspect", "{tmp}/none.onnx"), "is no file"),
     "text that is no model": (("inspect", "{tmp}/text.onnx"), "is not a valid ONNX model"),
-    "unknown kind of model": (("inspect", "{tmp}/model.pt"), "models end in .onnx"),
+    "unknown kind of model": (("inspect", "{tmp}/model.pt"), "torch.export.save"),
     "unknown profile": (
         ("compress", "{model}", "--profile", "raspbery-pi-4", "-o", "{tmp}/o"),
         "raspberry-pi-4b",
@@ -163,6 +173,18 @@ BAD_INPUTS = {
     "recipe with a misspelt technique": (
         ("compress", "{model}", "--data", "{data}", "--recipe", "{tmp}/bad.yaml", "-o", "{tmp}/o"),
         "did you mean `prune_channels`",
+    ),
+    "a recipe and a preset": (
+        ("compress", "{model}", "--recipe", "{tmp}/bad.yaml", "--preset", "low", "-o", "{tmp}/o"),
+        "--recipe and --preset exclude each other",
+    ),
+    "unknown preset": (
+        ("compress", "{model}", "--preset", "tiny", "-o", "{tmp}/o"),
+        "unknown preset 'tiny'; known: low, medium, high, extreme, deep_compression",
+    ),
+    "preset that needs data": (
+        ("compress", "{model}", "--preset", "extreme", "-o", "{tmp}/o"),
+        "preset extreme needs data",
     ),
     "operators that TFLite needs the engine for": (
         ("compress", "{tmp}/odd.onnx", "--target", "tflite", "--profile", "generic-x86-64",

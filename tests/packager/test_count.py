@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+from onnx import TensorProto, helper
 
 from support.graphs import GraphBuilder
 from trimtab.graph.clean import clean
@@ -108,3 +110,27 @@ def test_layer_of_unknown_size_is_named_and_not_counted_as_zero():
     found = count(b, b.conv(x, 3, 4))
     assert [layer.macs for layer in found.layers] == [None]
     assert found.uncounted == (found.layers[0].name,)
+
+
+def test_recurrent_layer_multiplies_with_both_matrices_at_each_step():
+    b = GraphBuilder(7, 4)
+    steps_first = b.op("Transpose", "x", perm=[1, 0, 2])
+    weights = b.weight(1, 3 * 5, 4), b.weight(1, 3 * 5, 5), b.weight(1, 2 * 3 * 5)
+    x = b.op("GRU", steps_first, *weights, hidden_size=5)
+    assert counted(b, x) == [("GRU", 15 * 4 + 15 * 5 + 30, 7 * (15 * 4 + 15 * 5))]
+
+
+def test_layer_inside_of_control_flow_is_named_as_not_counted():
+    b = GraphBuilder(4)
+    kernel = b.weight(4, 5)
+
+    def branch(name: str) -> onnx.GraphProto:
+        output = helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 5])
+        nodes = [helper.make_node("MatMul", ["x", kernel], [name])]
+        return helper.make_graph(nodes, name, [], [output])
+
+    positive = b.op("Greater", b.op("ReduceMean", "x", keepdims=0), b.constant(0, np.float32))
+    x = b.op("If", positive, then_branch=branch("yes"), else_branch=branch("no"))
+    found = count(b, x)
+    assert [(layer.operator, layer.macs) for layer in found.layers] == [("If", None)]
+    assert (found.parameters, found.uncounted) == (4 * 5 + 1, (found.layers[0].name,))

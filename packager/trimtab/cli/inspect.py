@@ -3,46 +3,72 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from msgspec import to_builtins
 
 from trimtab.cli.options import Json
 from trimtab.cli.output import print_json, print_table
 
+if TYPE_CHECKING:
+    from trimtab.graph.count import ModelCount
+    from trimtab.graph.describe import Description
+
 
 def command(
-    model: Annotated[Path, typer.Argument(help="An .onnx or .keras file.")], json: Json = False
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="An .onnx, .keras, .h5, .tflite or .pt2 file, or the folder of a SavedModel."
+        ),
+    ],
+    json: Json = False,
 ) -> None:
     """Show a model's inputs, outputs, layers, parameters and multiply-accumulates.
 
     Example: trimtab inspect watch.keras
     """
     from trimtab.graph.count import count_model
-    from trimtab.graph.load import load_model
-    from trimtab.workflow.source import input_specs
+    from trimtab.graph.describe import describe
+    from trimtab.graph.load import format_of, load_model
 
     graph = load_model(model)
-    count = count_model(graph)
-    operators = sorted({node.op_type for node in graph.graph})
-    outputs = [(value.name, str(value.shape)) for value in graph.graph.outputs]
+    count, kind = count_model(graph), describe(graph)
     if json:
         print_json(
             {
                 "model": str(model),
-                "inputs": input_specs(graph),
-                "outputs": [{"name": name, "shape": shape} for name, shape in outputs],
-                "operators": operators,
+                "format": format_of(model),
+                **to_builtins(kind),
                 "count": count,
             }
         )
         return
-    typer.echo(f"{model}: {count.parameters:,} parameters, {count.macs:,} multiply-accumulates,")
-    typer.echo(f"  {count.weight_bytes:,} bytes of weights, operators {', '.join(operators)}")
-    for spec in input_specs(graph):
-        typer.echo(f"  input  {spec.name} {spec.dtype} {_shape(spec.shape)}")
-    for name, shape in outputs:
-        typer.echo(f"  output {name} {shape}")
+    typer.echo(f"{model}: {format_of(model)}, as ONNX opset {kind.opset}")
+    _print_kind(kind, count)
+    for side, ports in (("input ", kind.inputs), ("output", kind.outputs)):
+        for port in ports:
+            typer.echo(f"  {side} {port.name} {port.dtype or 'unknown'} {_shape(port.shape)}")
+    _print_layers(count)
+
+
+def _print_kind(kind: Description, count: ModelCount) -> None:
+    typer.echo(
+        f"  {count.parameters:,} parameters in {count.weight_bytes:,} bytes, "
+        f"{count.macs:,} multiply-accumulates"
+    )
+    operators = (f"{n} {name}" if n > 1 else name for name, n in kind.operators.items())
+    typer.echo(f"  operators: {', '.join(operators)}")
+    if kind.quantized:
+        typer.echo("  quantized: weights or activations are integers; training needs float")
+    if kind.half_precision:
+        typer.echo("  half precision: some weights have 16 bits")
+    if kind.control_flow:
+        typer.echo(f"  control flow, left as it is: {', '.join(kind.control_flow)}")
+
+
+def _print_layers(count: ModelCount) -> None:
     print_table(
         ("layer", "operator", "output", "parameters", "MACs"),
         (
@@ -56,10 +82,14 @@ def command(
             for layer in count.layers
         ),
     )
+    if count.uncounted:
+        typer.echo(
+            f"not in the total, because shapes or rounds are unknown: {', '.join(count.uncounted)}"
+        )
 
 
 def _shape(shape: tuple[int | None, ...] | None) -> str:
     """Returns a shape as people write it; a free dimension is `?`."""
     if shape is None:
         return "unknown"
-    return "x".join("?" if dim is None else str(dim) for dim in shape)
+    return "x".join("?" if dim is None else str(dim) for dim in shape) or "scalar"

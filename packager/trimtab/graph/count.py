@@ -59,8 +59,10 @@ class ModelCount(msgspec.Struct, kw_only=True, frozen=True):
 
 def count_model(model: ir.Model) -> ModelCount:
     """Counts `model`, whose shapes must have been inferred."""
-    layers = [_layer(node) for node in model.graph if node.op_type in _MACS]
-    weights = [value for value in model.graph.initializers.values() if _is_weight(value)]
+    layers = [_layer(node) for node in model.graph if _multiplies(node)]
+    graphs = (model.graph, *model.graph.subgraphs())
+    stored = (value for graph in graphs for value in graph.initializers.values())
+    weights = [value for value in stored if _is_weight(value)]
     return ModelCount(
         parameters=sum(_size(value) for value in weights),
         nonzero_parameters=sum(_nonzero(value) for value in weights),
@@ -113,6 +115,14 @@ def _spread(zero: NDArray[Any], shape: tuple[int, ...], node: ir.Node) -> NDArra
     return np.take(repeated, np.arange(shape[axis]), axis=axis)
 
 
+def _multiplies(node: ir.Node) -> bool:
+    """Says whether a node does multiply-accumulates, itself or in a graph that it carries."""
+    if node.op_type in _MACS:
+        return True
+    graphs = [attr for attr in node.attributes.values() if attr.type == ir.AttributeType.GRAPH]
+    return any(_multiplies(inner) for attr in graphs for inner in attr.as_graph())
+
+
 def _layer(node: ir.Node) -> LayerCount:
     output = shape_of(node.outputs[0])
     parameters = sum(_size(source) for source in map(_weight_source, node.inputs) if source)
@@ -121,7 +131,8 @@ def _layer(node: ir.Node) -> LayerCount:
         operator=node.op_type,
         output_shape=output,
         parameters=parameters,
-        macs=_MACS[node.op_type](node, output),
+        # How often the body of a Loop runs, and which branch of an If, is known on the device.
+        macs=_MACS[node.op_type](node, output) if node.op_type in _MACS else None,
     )
 
 
@@ -166,4 +177,26 @@ def _matmul(node: ir.Node, output: tuple[int | None, ...] | None) -> int | None:
     return None if inner is None else elements * inner
 
 
-_MACS = {"Conv": _conv, "ConvTranspose": _conv_transpose, "MatMul": _matmul, "Gemm": _matmul}
+def _recurrent(node: ir.Node, _output: tuple[int | None, ...] | None) -> int | None:
+    # W is [directions, gates * hidden, in], R [directions, gates * hidden, hidden]: each step
+    # multiplies with all of both. X is [steps, batch, in], or [batch, steps, in] in layout 1.
+    shapes = [shape_of(value) for value in node.inputs[:3]]
+    if any(shape is None for shape in shapes):
+        return None
+    data, weight, recurrent = (shape or () for shape in shapes)
+    steps: int | None = data[attribute(node, "layout", 0)]
+    if steps is None or None in weight or None in recurrent:
+        return None
+    return steps * (
+        prod(dim for dim in weight if dim is not None)
+        + prod(dim for dim in recurrent if dim is not None)
+    )
+
+
+_MACS = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "MatMul": _matmul,
+    "Gemm": _matmul,
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), _recurrent),
+}

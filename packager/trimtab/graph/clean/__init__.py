@@ -45,8 +45,9 @@ def clean(model: ir.Model) -> ir.Model:
     """Returns a cleaned copy of `model`, with all shapes inferred.
 
     Constants are folded, branches and loops whose course is known written out, batch norms and
-    scalings folded into the convolution or product before them, dead nodes dropped, 1-D convolutions unwrapped from 2-D ones, transposes and squeezes
-    that undo each other removed, and everything but inputs and outputs named by its layer.
+    scalings folded into the convolution or product before them, dead nodes dropped, 1-D
+    convolutions unwrapped from 2-D ones, transposes, squeezes and reversals that undo each other
+    removed, and everything but inputs and outputs named by its layer.
     """
     model = model.clone()
     common.InlinePass()(model)

@@ -1,0 +1,84 @@
+"""A quantized graph as a float graph, so that it can be trained and compressed again."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes import common
+
+from trimtab.errors import UnsupportedOperatorError
+from trimtab.graph.access import Array, add_initializer, attribute, constant, replace_value
+from trimtab.graph.clean import clean
+
+_INTEGER_KERNELS = frozenset(
+    {
+        *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"),
+        "DynamicQuantizeLinear",
+    }
+)
+
+
+def dequantized(model: ir.Model) -> ir.Model:
+    """Returns a float copy of a graph with QuantizeLinear/DequantizeLinear pairs.
+
+    Stored integers become the floats that they stand for. Activations are no longer rounded, nor
+    cut off at the ends of the integers' range. An input or output of integers becomes one of
+    floats, `(q - zero_point) * scale`, under its name.
+
+    Raises:
+        UnsupportedOperatorError: The graph computes with integers themselves.
+    """
+    found = {node.op_type for node in model.graph.all_nodes()} & _INTEGER_KERNELS
+    if found:
+        raise UnsupportedOperatorError(
+            f"a graph with {', '.join(sorted(found))} cannot be made float again; export it with "
+            "QuantizeLinear/DequantizeLinear pairs (QDQ)",
+            found,
+        )
+    copy = model.clone()
+    for node in list(copy.graph):
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            _remove(copy, node)
+    common.RemoveUnusedNodesPass()(copy)
+    return clean(copy)
+
+
+def _remove(model: ir.Model, node: ir.Node) -> None:
+    """Lets the float value through, or writes a stored one out."""
+    source = node.inputs[0]
+    assert source is not None
+    stored = constant(source)
+    if stored is not None and node.op_type == "DequantizeLinear":
+        source = add_initializer(model.graph, f"{source.name}_float", _floats(node, stored))
+    elif source.is_graph_input():
+        source.dtype = ir.DataType.FLOAT
+    for value in (source, node.outputs[0]):
+        value.dtype = ir.DataType.FLOAT
+    identity = ir.node("Identity", [source])
+    model.graph.insert_before(node, identity)
+    replace_value(node.outputs[0], identity.outputs[0])
+    identity.outputs[0].dtype = ir.DataType.FLOAT
+    model.graph.remove(node, safe=True)
+
+
+def _floats(node: ir.Node, stored: Array) -> NDArray[np.float32]:
+    """Returns `(q - zero_point) * scale` (ONNX operator DequantizeLinear)."""
+    scale = constant(node.inputs[1])
+    zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    assert scale is not None
+    floats = stored.astype(np.float32)
+    if zero is not None:
+        floats -= _along(node, zero, stored.shape).astype(np.float32)
+    return (floats * _along(node, scale, stored.shape)).astype(np.float32)
+
+
+def _along(node: ir.Node, array: Array, shape: tuple[int, ...]) -> Array:
+    """Lays a scale or zero point out beside the stored tensor: for all, an axis, or blocks."""
+    if array.size == 1:
+        return array.reshape(())
+    axis = attribute(node, "axis", 1) % len(shape)
+    if array.ndim == 1:
+        return array.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+    repeated = np.repeat(array, attribute(node, "block_size", 1), axis=axis)
+    return np.take(repeated, np.arange(shape[axis]), axis=axis)
