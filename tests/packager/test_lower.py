@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from support.graphs import GRAPHS as FLOAT_GRAPHS
+from support.graphs import GraphBuilder
 from support.quant_graphs import GRAPHS, TrainedLike
 from trimtab.compress.quantize import QuantizeInt8, apply
 from trimtab.errors import ExportError, UnsupportedOperatorError
@@ -123,6 +124,87 @@ def pictures_from_keras() -> ir.Model:
 @pytest.mark.parametrize("make", [pictures_from_keras, FLOAT_GRAPHS["time_series"]])
 def test_graph_with_the_transposes_of_a_keras_export_has_none_in_the_file(make):
     assert "TRANSPOSE" not in lowered(clean(make())).operators()
+
+
+def attention_from_torch() -> ir.Model:
+    """An encoder layer of two heads whose reshapes ask the data for its batch and length."""
+    b = GraphBuilder(6, 8)
+    shape = b.op("Shape", "x")
+    batch, time = (
+        b.op("Unsqueeze", b.op("Gather", shape, b.constant(axis), axis=0), b.constant([0]))
+        for axis in (0, 1)
+    )
+    heads = b.op("Concat", batch, time, b.constant([2]), b.constant([4]), axis=0)
+    x = b.op("MatMul", "x", b.weight(8, 24))
+    query, key, value = (
+        b.op("Transpose", b.op("Reshape", part, heads), perm=perm)
+        for part, perm in zip(
+            b.ops("Split", x, b.constant([8, 8, 8]), outputs=3, axis=-1),
+            ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]),
+            strict=True,
+        )
+    )
+    x = b.op("MatMul", b.op("Softmax", b.op("MatMul", query, key), axis=-1), value)
+    x = b.op("Transpose", x, perm=[0, 2, 1, 3])
+    x = b.op("Reshape", x, b.op("Concat", batch, time, b.constant([8]), axis=0))
+    x = b.op("LayerNormalization", b.op("Add", x, "x"), b.weight(8), b.weight(8))
+    x = b.op("Reshape", x, b.op("Concat", batch, b.constant([6, -1]), axis=0))
+    zeros = b.op("ConstantOfShape", b.op("Concat", batch, b.constant([6, 5]), axis=0))
+    x = b.op("Add", b.op("Conv", x, b.weight(6, 6, 4)), zeros)
+    return b.build(b.dense(b.op("ReduceMean", x, axes=[2], keepdims=0), 6, 5))
+
+
+def test_shapes_computed_from_a_free_batch_stay_known():
+    import tensorflow as tf
+
+    from trimtab.engine.module import GraphModule
+
+    model = attention_from_torch()
+    (data,) = Samples(model).calibration(4, 1)
+    expected = run_graph(model, [data])[0]
+    module = GraphModule(model, trainable=True)
+    specs = [tf.TensorSpec((None, 6, 8))]
+    function = tf.function(lambda x: module([x]), input_signature=specs, autograph=False)
+    np.testing.assert_allclose(function(data)[0], expected, atol=1e-6)
+    file = lowered(model)
+    assert not {"SHAPE", "GATHER", "PACK"} & set(file.operators())
+    np.testing.assert_allclose(file.run(data), expected, atol=1e-6)
+
+
+def gelu(pieces: str) -> ir.Model:
+    """GELU as PyTorch and tf2onnx export it, between two layers."""
+    b = GraphBuilder(5)
+
+    def number(value: float) -> str:
+        return b.constant(value, np.float32)
+
+    x = b.dense("x", 5, 5)
+    inner = b.op("Div", x, number(2**0.5)) if "div" in pieces else b.op("Mul", number(0.5**0.5), x)
+    shifted = b.op("Add", b.op("Erf", inner), number(1.0))
+    if "half last" in pieces:
+        x = b.op("Mul", b.op("Mul", x, shifted), number(0.5))
+    elif "half inside" in pieces:
+        x = b.op("Mul", x, b.op("Mul", shifted, number(0.5)))
+    else:
+        x = b.op("Mul", b.op("Mul", number(0.5), x), shifted)
+    return b.build(b.dense(x, 5, 5))
+
+
+@pytest.mark.parametrize(
+    "pieces", ["div, half last", "div, half inside", "half last", "half first"]
+)
+def test_gelu_in_pieces_is_one_kernel(pieces):
+    model = gelu(pieces)
+    file = lowered(model)
+    assert file.operators()["GELU"] == 1
+    (data,) = Samples(model).calibration(4, 1)
+    np.testing.assert_allclose(file.run(data), run_graph(model, [data])[0], atol=1e-6)
+
+
+def test_operator_without_a_kernel_is_named():
+    b = GraphBuilder(5)
+    with pytest.raises(ExportError, match=r"TFLite has no kernel for Erf$"):
+        lowered(b.build(b.op("Erf", b.dense("x", 5, 5))))
 
 
 def test_operators_that_the_engine_lacks_are_named_all_at_once():

@@ -144,3 +144,35 @@ def check_outputs(name: str, outputs: list[np.ndarray], expected: list[np.ndarra
         np.testing.assert_allclose(
             actual, wished, rtol=rtol, atol=case.atol, err_msg=name, strict=True
         )
+
+
+PLAIN_TYPES = {"float32", "int64", "int32", "bool"}
+
+
+def lowerable(name: str) -> bool:
+    """Whether a case can be asked for as a file: it has inputs, of types that LiteRT takes."""
+    _, data, _ = prepared(cases()[name])
+    return bool(data) and all(array.size and array.dtype.name in PLAIN_TYPES for array in data)
+
+
+def is_float(name: str) -> bool:
+    """Whether the first input of a case is a float one, which is what models mostly have."""
+    return prepared(cases()[name])[1][0].dtype == np.float32
+
+
+def check_file(name: str) -> None:
+    """Asserts that a case's TFLite file computes what is expected, within 1e-5.
+
+    Raises:
+        ExportError: TFLite has no kernel for it.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    from trimtab.engine.lower import to_tflite
+
+    model, data, expected = prepared(cases()[name])
+    runner = Interpreter(model_content=to_tflite(model)).get_signature_runner()
+    inputs = [value.name for value in model.graph.inputs]
+    outputs = runner(**dict(zip(inputs, data, strict=True)))
+    for value, wished in zip(model.graph.outputs, expected, strict=True):
+        np.testing.assert_allclose(outputs[value.name], wished, rtol=1e-3, atol=1e-5)

@@ -6,6 +6,7 @@ import re
 
 import onnx_ir as ir
 
+from trimtab.engine.fuse import fuse_gelu
 from trimtab.engine.module import GraphModule
 from trimtab.engine.supported import check_supported
 from trimtab.errors import ExportError
@@ -25,7 +26,7 @@ def to_tflite(model: ir.Model) -> bytes:
     """
     check_supported(model)
     tf = import_tensorflow()
-    module = GraphModule(model)
+    module = GraphModule(fuse_gelu(model))
     names = [str(value.name) for value in model.graph.outputs]
 
     def serve(*tensors: object) -> dict[str, object]:
