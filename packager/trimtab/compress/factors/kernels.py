@@ -1,0 +1,105 @@
+"""Factors of a convolution's kernel as a tensor with more than two axes."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from trimtab.compress import decompositions as numeric
+from trimtab.compress.decompositions import Array
+from trimtab.compress.factors.base import COSTLY_RUNGS, Splitter, Stage, shaped, spread
+from trimtab.compress.factors.layers import Layer
+
+_LEVELS = 24
+"""Shares of the energy to lose at which Tucker ranks are tried."""
+
+
+class Tucker(Splitter):
+    """Fewer channels on both sides of the kernel."""
+
+    name = "tucker"
+
+    def refusal(self, layer: Layer) -> str | None:
+        """Refuse what the class does not fit."""
+        if layer.kind != "conv":
+            return "only convolutions have a kernel between their channels"
+        return None if max(layer.kernel) > 1 else "its kernel is a single point: take `svd`"
+
+    def stages(self, layer: Layer, ranks: tuple[int, ...]) -> list[Stage]:
+        """List the layers that replace it."""
+        made, taken, *kernel = layer.weight.shape
+        ones = [1] * len(kernel)
+        return [
+            Stage((ranks[1], taken, *ones)),
+            Stage((*ranks, *kernel), axes=tuple(range(len(kernel)))),
+            Stage((made, ranks[0], *ones)),
+        ]
+
+    def weights(self, layer: Layer, ranks: tuple[int, ...]) -> list[Array]:
+        """Decompose the weight."""
+        core, outer, inner = numeric.tucker2(layer.weight, (ranks[0], ranks[1]))
+        return shaped([inner.T, core, outer], self.stages(layer, ranks))
+
+    def highest(self, layer: Layer) -> tuple[int, ...]:
+        """Count to the full rank."""
+        made, taken, *kernel = layer.weight.shape
+        return min(made, taken * prod(kernel)), min(taken, made * prod(kernel))
+
+    def losses(self, layer: Layer) -> list[tuple[tuple[int, ...], float]]:
+        """Say what each rank loses."""
+        tails = [
+            numeric.tails(np.linalg.svd(numeric.unfold(layer.weight, mode), compute_uv=False))
+            for mode in (0, 1)
+        ]
+        found = {}
+        for level in np.geomspace(0.5, 1e-6, _LEVELS):
+            # The error of a truncated higher-order SVD is at most the sum of both tails.
+            ranks = tuple(max(1, int((tail > level / 2).sum())) for tail in tails)
+            bound = sum(float(tail[rank]) for tail, rank in zip(tails, ranks, strict=True))
+            found[ranks] = min(bound, 1.0)
+        return sorted(found.items())
+
+
+class Cp(Splitter):
+    """A sum of products of vectors: the least of parameters, and the hardest to fit."""
+
+    name = "cp"
+
+    def refusal(self, layer: Layer) -> str | None:
+        """Refuse what the class does not fit."""
+        if layer.kind != "conv":
+            return "only convolutions have a kernel between their channels"
+        return None if max(layer.kernel) > 1 else "its kernel is a single point: take `svd`"
+
+    def stages(self, layer: Layer, ranks: tuple[int, ...]) -> list[Stage]:
+        """List the layers that replace it."""
+        (rank,) = ranks
+        made, taken, *kernel = layer.weight.shape
+        ones = [1] * len(kernel)
+        lines = [
+            Stage((rank, 1, *ones[:axis], size, *ones[axis + 1 :]), group=rank, axes=(axis,))
+            for axis, size in enumerate(kernel)
+        ]
+        return [Stage((rank, taken, *ones)), *lines, Stage((made, rank, *ones))]
+
+    def weights(self, layer: Layer, ranks: tuple[int, ...]) -> list[Array]:
+        """Decompose the weight."""
+        made, taken, *lines = numeric.cp(layer.weight, ranks[0])
+        return shaped([taken.T, *(line.T for line in lines), made], self.stages(layer, ranks))
+
+    def highest(self, layer: Layer) -> tuple[int, ...]:
+        """Count to the full rank."""
+        shape = layer.weight.shape
+        return (prod(shape) // max(shape),)
+
+    def losses(self, layer: Layer) -> list[tuple[tuple[int, ...], float]]:
+        """Say what each rank loses."""
+        # Above this rank the 1x1 convolutions alone cost more than the layer.
+        made, taken = layer.weight.shape[:2]
+        most = min(self.highest(layer)[0], max(1, layer.weight.size // (made + taken)))
+        return [
+            ((rank,), numeric.lost_energy(layer.weight, numeric.cp_tensor(factors)))
+            for rank in spread(most, COSTLY_RUNGS)
+            for factors in [numeric.cp(layer.weight, rank)]
+        ]
