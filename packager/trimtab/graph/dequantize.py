@@ -51,14 +51,12 @@ def _remove(model: ir.Model, node: ir.Node) -> None:
     stored = constant(source)
     if stored is not None and node.op_type == "DequantizeLinear":
         source = add_initializer(model.graph, f"{source.name}_float", _floats(node, stored))
-    elif source.is_graph_input():
-        source.dtype = ir.DataType.FLOAT
-    for value in (source, node.outputs[0]):
-        value.dtype = ir.DataType.FLOAT
     identity = ir.node("Identity", [source])
     model.graph.insert_before(node, identity)
     replace_value(node.outputs[0], identity.outputs[0])
-    identity.outputs[0].dtype = ir.DataType.FLOAT
+    # A type of their own: setting `dtype` would change the type that a clone shares.
+    for value in (source, identity.outputs[0]):
+        value.type = ir.TensorType(ir.DataType.FLOAT)
     model.graph.remove(node, safe=True)
 
 
