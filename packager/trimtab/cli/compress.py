@@ -21,8 +21,15 @@ def command(
     recipe: Annotated[
         Path | None,
         typer.Option(
-            help="Recipe file (YAML). Without one: int8 quantization if there is data, "
-            "else the model as it is."
+            help="Recipe file (YAML). Without one, and without a preset: int8 quantization if "
+            "there is data, else the model as it is."
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of a recipe: low, medium, high or extreme, to aim at 2, 4, 8 or 16 times "
+            "fewer bytes on the wire, or deep_compression."
         ),
     ] = None,
     data: Data = None,
@@ -44,14 +51,20 @@ def command(
 
     Example: trimtab compress watch.keras --data watch.npz --recipe small.yaml -o small
     """
+    from trimtab.compress.presets import preset as pick
     from trimtab.hardware import detect_profile, load_profile
     from trimtab.workflow.compress import Compressor
     from trimtab.workflow.source import load_source
 
     chosen = detect_profile() if profile is None else load_profile(profile)
     targets = parse_targets(target, tuple(runtime.name for runtime in chosen.runtimes))
-    steps = _read_recipe(recipe, has_data=data is not None)
+    if preset is None:
+        steps = _read_recipe(recipe, has_data=data is not None)
+    else:
+        _check_alone(preset, recipe)
     source = load_source(model, data, task)
+    if preset is not None:
+        steps = pick(preset, source.model, chosen, has_data=data is not None)
     compressor = Compressor(source, chosen, seed=seed, log=log)
     compressor.apply(steps)
     results = []
@@ -62,6 +75,17 @@ def command(
         print_json(results)
         return
     _print(results, output)
+
+
+def _check_alone(preset: str, recipe: Path | None) -> None:
+    """Refuses a preset that is unknown or not alone, before the model is loaded."""
+    from trimtab.compress.presets import PRESETS
+    from trimtab.errors import RecipeError
+
+    if recipe is not None:
+        raise RecipeError("--recipe and --preset exclude each other: give one of them")
+    if preset not in PRESETS:
+        raise RecipeError(f"--preset: unknown preset {preset!r}; known: {', '.join(PRESETS)}")
 
 
 def _read_recipe(path: Path | None, *, has_data: bool) -> Recipe:

@@ -1,0 +1,136 @@
+"""Which steps a preset picks, and how small a trained model gets by them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from support.graphs import GRAPHS, GraphBuilder
+from support.techniques import context
+from trimtab.compress.presets import FACTORS, PRESETS, preset
+from trimtab.compress.recipe import run_recipe
+from trimtab.errors import RecipeError
+from trimtab.evaluate.data import Dataset, Split
+from trimtab.graph.clean import clean
+from trimtab.graph.run import run_graph
+from trimtab.hardware import load_profile
+from trimtab.package.wire import wire_bytes
+from trimtab.targets import export
+
+PROFILE = load_profile("generic-x86-64")
+
+
+def techniques(name: str, model: ir.Model, *, has_data: bool = True) -> list[str]:
+    picked = preset(name, model, PROFILE, has_data=has_data)
+    return [step.technique for step in picked.steps]
+
+
+def large() -> ir.Model:
+    """Large enough that weights and not names make up the file."""
+    b = GraphBuilder(64)
+    x = b.op("Relu", b.dense("x", 64, 400))
+    x = b.op("Relu", b.dense(x, 400, 300))
+    return b.build(b.dense(x, 300, 5))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("graph", ["plain", "perceptron", "residual", "flattened"])
+def test_every_preset_is_a_valid_recipe_for_any_model(name: str, graph: str) -> None:
+    assert techniques(name, GRAPHS[graph]())
+
+
+def test_smaller_ones_prune_more() -> None:
+    sparsities = [
+        step.parameters.sparsity
+        for name in ("medium", "high")
+        for step in preset(name, large(), PROFILE, has_data=True).steps
+        if step.technique == "prune_weights"
+    ]
+    assert sparsities == sorted(sparsities)
+    assert len(sparsities) == 2
+
+
+def test_deep_compression_prunes_shares_and_quantizes() -> None:
+    wanted = ["prune_weights", "share_weights", "quantize_int8"]
+    assert techniques("deep_compression", large()) == wanted
+
+
+def test_no_int8_where_the_device_does_not_run_it() -> None:
+    floats = tuple(
+        msgspec.structs.replace(runtime, dtypes=("float32",)) for runtime in PROFILE.runtimes
+    )
+    profile = msgspec.structs.replace(PROFILE, runtimes=floats)
+    picked = preset("low", large(), profile, has_data=True)
+    assert [step.technique for step in picked.steps] == ["quantize_weights"]
+
+
+def test_weights_without_an_int8_kernel_are_quantized_alone() -> None:
+    b = GraphBuilder(7)
+    rows = b.op("Gather", b.weight(200, 60), b.op("Cast", "x", to=7))
+    model = b.build(b.dense(b.op("ReduceMean", rows, axes=[1], keepdims=0), 60, 5))
+    assert techniques("low", model) == ["quantize_int8", "quantize_weights"]
+
+
+def test_no_channels_go_where_none_can() -> None:
+    b = GraphBuilder(64)
+    assert "prune_channels" not in techniques("extreme", b.build(b.dense("x", 64, 5)))
+    assert "prune_channels" in techniques("extreme", large())
+
+
+@pytest.mark.parametrize("name", ["extreme", "deep_compression"])
+def test_says_that_data_is_missing(name: str) -> None:
+    with pytest.raises(RecipeError, match=f"preset {name} needs data"):
+        techniques(name, large(), has_data=False)
+
+
+def test_names_the_presets() -> None:
+    with pytest.raises(RecipeError, match="unknown preset 'tiny'; known: low, medium, high"):
+        techniques("tiny", large())
+
+
+@pytest.mark.parametrize("name", ["low", "medium", "high"])
+def test_reaches_its_size_without_data(name: str, tmp_path: Path) -> None:
+    model = clean(large())
+    assert factor(model, name, None, tmp_path) >= FACTORS[name] * 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["low", "medium", "high", "extreme"])
+def test_reaches_its_size_and_keeps_what_was_learnt(name: str, tmp_path: Path) -> None:
+    """On a task that can be learnt: which of five random directions is the strongest."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(3000, 64)).astype(np.float32)
+    y = (x @ rng.normal(size=(64, 5))).argmax(axis=1)
+    data = Dataset(
+        source="test",
+        train=Split(inputs=(x[:2000],), labels=y[:2000]),
+        test=Split(inputs=(x[2000:],), labels=y[2000:]),
+    )
+    from trimtab.compress.fine_tune import FineTune
+    from trimtab.compress.fine_tune import apply as fine_tune
+
+    start = clean(large())
+    taught = FineTune(epochs=6, label_share=1.0)
+    model = fine_tune(start, taught, context(start, data))
+    accuracy = float((run_graph(model, data.test.inputs)[0].argmax(axis=1) == y[2000:]).mean())
+    assert accuracy > 0.85
+    reached = factor(model, name, data, tmp_path)
+    assert reached >= FACTORS[name] * 0.9
+    left = ir.load(tmp_path / "small" / "model.onnx")
+    kept = float((run_graph(left, data.test.inputs)[0].argmax(axis=1) == y[2000:]).mean())
+    assert kept > accuracy - 0.05
+
+
+def factor(model: ir.Model, name: str, data: Dataset | None, folder: Path) -> float:
+    recipe = preset(name, model, PROFILE, has_data=data is not None)
+    result = run_recipe(model, recipe, context(model, data)).model
+    samples = (np.random.default_rng(0).normal(size=(16, 64)).astype(np.float32),)
+    before, after = (
+        wire_bytes(export(graph, "onnxruntime", folder / place, samples=samples).files)
+        for graph, place in ((model, "large"), (result, "small"))
+    )
+    return before / after
