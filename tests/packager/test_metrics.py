@@ -11,6 +11,8 @@ from trimtab.errors import ExportError
 from trimtab.evaluate import metrics
 from trimtab.evaluate.data import Dataset, Split
 from trimtab.evaluate.evaluate import assess
+from trimtab.search.units import show_accuracy
+from trimtab.search.verdict import largest_drop
 
 
 @st.composite
@@ -112,3 +114,17 @@ def test_outputs_that_are_not_finite_are_an_error():
 def test_outputs_of_another_shape_are_an_error():
     with pytest.raises(ExportError, match=r"shapes \[\[2\]\] per sample, the original's \[\[3\]\]"):
         assess(linear(WEIGHTS[:, :2]), data(X, None), [X @ WEIGHTS], "classification")
+
+
+def test_only_counted_answers_bound_the_loss():
+    unlabelled = assess(linear(WEIGHTS), data(X, None), [X @ WEIGHTS], "classification").summary()
+    numbers = assess(linear(WEIGHTS), data(X, None), [X @ WEIGHTS], "regression").summary()
+    assert largest_drop(unlabelled) == 0
+    assert largest_drop(numbers) is None
+    assert show_accuracy(unlabelled) == "agrees 100.0 %"
+    assert show_accuracy(numbers) == "agrees 1.0000 r2_to_original"
+
+
+def test_a_figure_that_is_no_share_is_shown_with_its_name():
+    result = assess(linear(WEIGHTS), data(X, X @ WEIGHTS), [X @ WEIGHTS], "regression").summary()
+    assert show_accuracy(result) == "1.0000 r2"

@@ -92,29 +92,40 @@ def _assess(
     agreement = None
     if original is not None:
         shared = task.agree(evidence, original)
-        agreement = _figure(task.agreement, shared, None)
+        (agreement,) = _figures((task.agreement,), shared, None)
         if task.name == "embeddings":  # the original is the truth, and agrees with itself
             evidence, original = shared, task.agree(original, original)
     measures = task.measures(evidence)
     return Assessment(
         task=task.name,
         samples=len(dataset.test),
-        figures=tuple(_figure(m, evidence, original, _draws(task)) for m in measures),
+        figures=_figures(measures, evidence, original, _draws(task)),
         agreement=agreement,
         max_abs_error=max_abs_error,
         effects=None if original is None else _effects(task, dataset, evidence, original),
     )
 
 
-def _figure(
-    measure: Measure, evidence: Evidence, original: Evidence | None, draws: int = DRAWS
-) -> Figure:
-    """Returns a figure with what is known of its certainty."""
-    figure = _exact if measure.outcome else _resampled if measure.smooth else _bare
-    return figure(measure, evidence, original, draws)
+def _figures(
+    measures: Sequence[Measure],
+    evidence: Evidence,
+    original: Evidence | None,
+    draws: int = DRAWS,
+) -> tuple[Figure, ...]:
+    """Returns figures with what is known of their certainty."""
+    drawn = [measure for measure in measures if measure.outcome is None and measure.smooth]
+    resampled = iter(_resampled(drawn, evidence, original, draws) if drawn else ())
+    return tuple(
+        next(resampled)
+        if measure in drawn
+        else _exact(measure, evidence, original)
+        if measure.outcome
+        else _bare(measure, evidence, original)
+        for measure in measures
+    )
 
 
-def _exact(measure: Measure, evidence: Evidence, original: Evidence | None, _draws: int) -> Figure:
+def _exact(measure: Measure, evidence: Evidence, original: Evidence | None) -> Figure:
     """A share of samples: Wilson, Newcombe, McNemar."""
     assert measure.outcome is not None
     right = evidence[measure.outcome]
@@ -137,28 +148,29 @@ def _exact(measure: Measure, evidence: Evidence, original: Evidence | None, _dra
 
 
 def _resampled(
-    measure: Measure, evidence: Evidence, original: Evidence | None, draws: int
-) -> Figure:
-    """Anything else that changes smoothly: the bootstrap, paired."""
-    bare = _bare(measure, evidence, original, draws)
+    measures: Sequence[Measure], evidence: Evidence, original: Evidence | None, draws: int
+) -> Iterator[Figure]:
+    """Anything else that changes smoothly: the bootstrap, the same for all and for both models."""
     models = [evidence] if original is None else [evidence, original]
-    statistics = [partial(measure.statistic, model) for model in models]
     samples = len(next(iter(evidence.values())))
-    values = bootstrap(statistics, samples, draws=draws)
-    if original is None:
-        return msgspec.structs.replace(bare, interval=percentile_interval(values[0], samples))
-    change = values[0] - values[1]
-    return msgspec.structs.replace(
-        bare,
-        interval=percentile_interval(values[0], samples),
-        reference_interval=percentile_interval(values[1], samples),
-        change_interval=percentile_interval(change, samples),
-        p_value=bootstrap_p_value(change),
-        test="paired_bootstrap",
-    )
+    statistics = [partial(m.statistic, model) for m in measures for model in models]
+    rows = bootstrap(statistics, samples, draws=draws).reshape(len(measures), len(models), draws)
+    for measure, values in zip(measures, rows, strict=True):
+        interval = percentile_interval(values[0], samples)
+        figure = msgspec.structs.replace(_bare(measure, evidence, original), interval=interval)
+        if original is not None:
+            change = values[0] - values[1]
+            figure = msgspec.structs.replace(
+                figure,
+                reference_interval=percentile_interval(values[1], samples),
+                change_interval=percentile_interval(change, samples),
+                p_value=bootstrap_p_value(change),
+                test="paired_bootstrap",
+            )
+        yield figure
 
 
-def _bare(measure: Measure, evidence: Evidence, original: Evidence | None, _draws: int) -> Figure:
+def _bare(measure: Measure, evidence: Evidence, original: Evidence | None) -> Figure:
     return Figure(
         name=measure.name,
         value=measure.value(evidence),

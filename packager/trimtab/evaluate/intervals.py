@@ -23,8 +23,8 @@ Statistic = Callable[[Array], Array]
 DRAWS = 1999
 """With one more than a round number, quantiles fall between two draws."""
 _SEED = 0
-_BLOCK_CELLS = 4_000_000
-"""Counts made at a time: 32 MB."""
+_BLOCK_CELLS = 250_000
+"""Counts made at a time: 2 MB stay in a processor's cache, and few lie in memory at once."""
 _Z95 = 1.959963984540054
 """The 97.5th percentile of the normal distribution: 2.5 % lie outside on each side."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-_PERMUTATIONS = 9999
+_PERMUTATIONS = 1999
+_PERMUTATIONS_PER_PART = 100
+"""At least so many for each part: the correction for many parts asks for small p-values, and the
+smallest that can be shown is one over the number of permutations."""
 _SEED = 0
 _GRID_CELLS = 4_000_000
 """Terms that the exact test of a part adds up at most; above, it draws permutations."""
@@ -111,7 +115,7 @@ def _net_loss_p_value(seen: int, size: int, lost: int, gained: int, samples: int
     Of `samples`, `lost` count 1 and `gained` count -1. How many of each are drawn follows the
     multivariate hypergeometric distribution.
     """
-    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, samples + 1)))])
+    log_factorial = _log_factorials(samples)
 
     def log_choose(n: int, k: Array) -> Array:
         inside = (k >= 0) & (k <= n)
@@ -127,6 +131,12 @@ def _net_loss_p_value(seen: int, size: int, lost: int, gained: int, samples: int
     return float(min(1.0, np.exp(log_p[losses - gains >= seen]).sum()))
 
 
+@lru_cache(maxsize=1)
+def _log_factorials(largest: int) -> Array:
+    """Returns the logarithms of 0! to `largest`!."""
+    return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, largest + 1)))])
+
+
 def _permuted_p_values(loss: Array, part: Array, sizes: Array) -> Array:
     """Returns the p-values by drawing permutations; the one seen counts as one of them."""
     generator = np.random.default_rng(_SEED)
@@ -134,7 +144,8 @@ def _permuted_p_values(loss: Array, part: Array, sizes: Array) -> Array:
     seen = np.bincount(part, weights=loss, minlength=parts)
     tolerance = 1e-9 * max(1.0, float(np.abs(loss).sum()))  # sums in another order
     as_large = np.ones(parts)
-    for _ in range(_PERMUTATIONS):
+    draws = max(_PERMUTATIONS, _PERMUTATIONS_PER_PART * parts)
+    for _ in range(draws):
         drawn = np.bincount(generator.permutation(part), weights=loss, minlength=parts)
         as_large += drawn >= seen - tolerance
-    return as_large / (_PERMUTATIONS + 1)
+    return as_large / (draws + 1)
