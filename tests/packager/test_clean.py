@@ -168,6 +168,40 @@ def long_loop() -> ir.Model:
     return b.build(b.dense(state, 4, 5))
 
 
+def counting_loop(*, limit: bool) -> ir.Model:
+    """As TensorFlow writes it: a state counts, and the condition compares it."""
+    b = GraphBuilder(4)
+    one, bound = b.constant(1, np.int32), b.constant(3, np.int32)
+    if not limit:
+        bound = b.op(
+            "Cast", b.op("ReduceSum", b.op("Shape", "x"), keepdims=0), to=TensorProto.INT32
+        )
+    nodes = [
+        helper.make_node("Add", ["count", one], ["counted"]),
+        helper.make_node("Less", ["counted", bound], ["still"]),
+        helper.make_node("Add", ["before", "before"], ["after"]),
+    ]
+    kinds = {"round": TensorProto.INT64, "going": TensorProto.BOOL, "count": TensorProto.INT32}
+    scalars = [helper.make_tensor_value_info(name, kind, []) for name, kind in kinds.items()]
+    outputs = [
+        helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("counted", TensorProto.INT32, []),
+        info("after", None, None),
+    ]
+    body = helper.make_graph(nodes, "body", [*scalars, info("before", None, None)], outputs)
+    start = b.constant(True, np.bool_), b.constant(0, np.int32), "x"
+    _, state = b.ops("Loop", "", *start, outputs=2, body=body)
+    return b.build(b.dense(state, 4, 5))
+
+
+def counting_to_a_constant() -> ir.Model:
+    return counting_loop(limit=True)
+
+
+def counting_to_the_batch() -> ir.Model:
+    return counting_loop(limit=False)
+
+
 def reversed_twice() -> ir.Model:
     b = GraphBuilder(6, 4)
 
@@ -185,7 +219,7 @@ OWN = {
         *(scaled_shared_weight, shared_bias_shifted, transpose_chain, scaling_along_the_width),
         *(computed_bias, computed_weight, used_in_between, constant_subgraph, scalar_bias),
         *(unequal_unsqueezes, dead_branch, known_branch, unknown_branch, short_loop, long_loop),
-        reversed_twice,
+        *(reversed_twice, counting_to_a_constant, counting_to_the_batch),
     )
 }
 every_graph = pytest.mark.parametrize("make", [*GRAPHS.values(), *OWN.values()])
@@ -267,6 +301,7 @@ def test_names_of_other_frameworks_become_those_of_layers():
         (dead_branch, {"Relu", "Dropout", "Identity"}),
         (known_branch, {"If"}),
         (short_loop, {"Loop"}),
+        (counting_to_a_constant, {"Loop", "Less"}),
         (reversed_twice, {"Slice"}),
         (GRAPHS["perceptron"], set()),
     ],
@@ -280,6 +315,7 @@ def test_what_should_go_is_gone(make, gone):
     [
         *((scaling_along_the_width, "Mul"), (computed_bias, "Mul"), (used_in_between, "Mul")),
         *((unknown_branch, "If"), (long_loop, "Loop")),
+        (counting_to_the_batch, "Loop"),
     ],
 )
 def test_what_may_not_be_folded_stays(make, kept):

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from trimtab.graph.access import add_initializer, attribute, constant, replace_value
+from trimtab.graph.clean.loop_rounds import count_rounds
 
 MAX_ROUNDS = 64
 """A Loop of more rounds stays a Loop: written out, it would cost more than it opens up."""
@@ -36,47 +37,19 @@ def unroll_short_loops(model: ir.Model) -> bool:
     """Writes a Loop out that goes through a known, small number of rounds."""
     changed = False
     for node in [node for node in model.graph if node.op_type == "Loop" and not node.domain]:
-        rounds = _rounds(node)
+        rounds = _rounds(model, node)
         if rounds is not None:
             _unroll(model, node, rounds)
             changed = True
     return changed
 
 
-def _rounds(node: ir.Node) -> int | None:
+def _rounds(model: ir.Model, node: ir.Node) -> int | None:
     """Returns how often a Loop goes round, or None if that is unknown or not small."""
-    limit = constant(node.inputs[0])
-    start = node.inputs[1] if len(node.inputs) > 1 else None
     body: ir.Graph = node.attributes["body"].as_graph()
-    if limit is None or not 0 < limit.item() <= MAX_ROUNDS:
-        return None
-    if start is not None and (constant(start) is None or not np.all(constant(start))):
-        return None
-    rounds = int(limit.item())
-    goes_on = _always_goes_on(body) and rounds * len(body) <= _MAX_NODES
-    return rounds if goes_on else None
-
-
-def _always_goes_on(body: ir.Graph) -> bool:
-    """Says whether a body hands its condition on, or always returns that it goes on."""
-    value: ir.Value | None = body.outputs[0]
-    while value is not None and value is not body.inputs[1]:
-        producer = value.producer()
-        if producer is None or producer.op_type != "Identity":
-            break
-        value = producer.inputs[0]
-    if value is body.inputs[1]:
-        return True
-    array = _known(value)
-    return array is not None and bool(np.all(array))
-
-
-def _known(value: ir.Value | None) -> np.ndarray | None:
-    """Returns what an initializer or a Constant node holds."""
-    producer = value.producer() if value is not None else None
-    if producer is not None and producer.op_type == "Constant" and "value" in producer.attributes:
-        return np.asarray(producer.attributes["value"].as_tensor().numpy())
-    return constant(value)
+    rounds = count_rounds(node, model.opset_imports.get("", 17), MAX_ROUNDS)
+    # Without a round there is no scan output whose shape could be taken.
+    return rounds if rounds and rounds * len(body) <= _MAX_NODES else None
 
 
 def _unroll(model: ir.Model, node: ir.Node, rounds: int) -> None:
