@@ -189,7 +189,7 @@ BAD_INPUTS = {
     "operators that TFLite needs the engine for": (
         ("compress", "{tmp}/odd.onnx", "--target", "tflite", "--profile", "generic-x86-64",
          "-o", "{tmp}/o"),
-        "Det (1x), Hardmax (1x)",
+        "Bernoulli (1x), Det (1x)",
     ),
     "no workspace": (("package", "{tmp}", "--name", "a", "--version", "1", "-w", "{tmp}/w"),
                      "trimtab init"),
@@ -239,5 +239,5 @@ def _one_line(done: Done) -> str:
 def _odd_model() -> ir.Model:
     """A model with two operators that no part of Trimtab knows."""
     b = graphs.GraphBuilder(4, 4)
-    column = b.op("Unsqueeze", b.op("Det", b.op("Hardmax", "x")), b.constant([1]))
+    column = b.op("Unsqueeze", b.op("Det", b.op("Bernoulli", "x")), b.constant([1]))
     return b.build(b.op("Concat", *[column] * graphs.CLASSES, axis=1))
