@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from support.onnx_cases import engine_outputs, runtime_outputs
 from support.recurrent import layer, samples
 from trimtab.engine.operators.steps import UNROLLED_STEPS
 from trimtab.graph.access import constant
@@ -72,11 +73,7 @@ CASES = {
 
 
 def loss(model: ir.Model, data: list[np.ndarray], weigh: list[np.ndarray]) -> float:
-    import onnxruntime as ort
-
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString())
-    names = [value.name for value in model.graph.inputs]
-    outputs = session.run(None, dict(zip(names, data, strict=True)))
+    outputs = runtime_outputs(model, data)
     return sum(float((o.astype(float) * w).sum()) for o, w in zip(outputs, weigh, strict=True))
 
 
@@ -169,7 +166,6 @@ PAIRS = {
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_pair_rounds_forward_and_passes_gradients_within_its_range(name):
-    import onnxruntime as ort
     import tensorflow as tf
 
     from trimtab.engine.module import GraphModule
@@ -179,8 +175,7 @@ def test_pair_rounds_forward_and_passes_gradients_within_its_range(name):
     ones = np.ones((4, 6), np.float32)
     with tf.GradientTape() as tape:
         (output,) = module([tf.constant(ones)])
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString())
-    (expected,) = session.run(None, {"x": ones})
+    (expected,) = runtime_outputs(model, [ones])
     np.testing.assert_allclose(output, expected, atol=1e-6)
     (variable,) = module.variables
     gradient = tape.gradient(output, [variable.value])[0]
@@ -204,10 +199,6 @@ def in_range(model: ir.Model) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["INT4", "UINT4", "INT16", "UINT16"])
 def test_stored_weight_in_blocks_equals_onnx_runtime(kind):
-    import onnxruntime as ort
-
-    from support.onnx_cases import engine_outputs
-
     numbers = list(range(8)) * 3
     nodes = [
         helper.make_node("DequantizeLinear", ["w", "s", "z"], ["d"], axis=0, block_size=4),
@@ -229,7 +220,6 @@ def test_stored_weight_in_blocks_equals_onnx_runtime(kind):
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     )
     data = noise(2, 6)
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString())
     np.testing.assert_allclose(
-        engine_outputs(model, [data])[0], session.run(None, {"x": data})[0], rtol=1e-5, atol=1e-6
+        engine_outputs(model, [data])[0], runtime_outputs(model, [data])[0], rtol=1e-5, atol=1e-6
     )

@@ -15,10 +15,10 @@ from support.onnx_cases import (
     engine_outputs,
     prepared,
     reason_to_refuse,
+    runtime_outputs,
 )
 from trimtab.engine.supported import check_supported, supported_operators
 from trimtab.errors import UnsupportedOperatorError
-from trimtab.graph.run import run_graph
 
 pytestmark = pytest.mark.slow
 
@@ -99,7 +99,7 @@ def test_convolution_equals_onnx_runtime(variant):
     data = noise(*shape)
     model = one_node("Conv", data, noise(*kernel), noise(kernel[0]), **attributes)
     np.testing.assert_allclose(
-        engine_outputs(model, [data])[0], run_graph(model, [data])[0], rtol=1e-4, atol=1e-5
+        engine_outputs(model, [data])[0], runtime_outputs(model, [data])[0], rtol=1e-4, atol=1e-5
     )
 
 
@@ -134,7 +134,7 @@ def test_pooling_equals_onnx_runtime(variant, operator, options):
     data = noise(*shape) - 5  # below zero, so that zeros at the border would win
     model = one_node(operator, data, **attributes, **options)
     np.testing.assert_allclose(
-        engine_outputs(model, [data])[0], run_graph(model, [data])[0], rtol=1e-5
+        engine_outputs(model, [data])[0], runtime_outputs(model, [data])[0], rtol=1e-5
     )
 
 
@@ -149,7 +149,7 @@ def test_pair_around_an_activation_equals_onnx_runtime(dtype):
     model.graph.outputs[0] = restored.outputs[0]
     restored.outputs[0].dtype = ir.DataType.FLOAT
     first.outputs[0].dtype = ir.DataType(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
-    actual, expected = engine_outputs(model, [data])[0], run_graph(model, [data])[0]
+    actual, expected = engine_outputs(model, [data])[0], runtime_outputs(model, [data])[0]
     # A number halfway between two steps may go to either.
     assert np.abs(actual - expected).max() <= scale * 1.001
     assert np.mean(np.abs(actual - expected) < 1e-5) > 0.95

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 
-from support.onnx_cases import engine_outputs
+from support.onnx_cases import engine_outputs, runtime_outputs
 from support.recurrent import layer, samples
 from trimtab.engine.operators.steps import UNROLLED_STEPS
 from trimtab.errors import UnsupportedOperatorError
@@ -35,21 +34,15 @@ LAYERS = {
 LONG = UNROLLED_STEPS + 6
 
 
-def expected(model: ir.Model, data: list[np.ndarray]) -> list[np.ndarray]:
-    import onnxruntime as ort
-
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString())
-    names = [value.name for value in model.graph.inputs]
-    return session.run(None, dict(zip(names, data, strict=True)))
-
-
 @pytest.mark.parametrize("steps", [7, LONG])
 @pytest.mark.parametrize("name", LAYERS)
 def test_layer_equals_onnx_runtime(name, steps):
     operator, options = LAYERS[name]
     model = layer(operator, steps, **options)
     data = samples(model, steps, 3)
-    for actual, wished in zip(engine_outputs(model, data), expected(model, data), strict=True):
+    for actual, wished in zip(
+        engine_outputs(model, data), runtime_outputs(model, data), strict=True
+    ):
         np.testing.assert_allclose(actual, wished, atol=2e-6, strict=True)
 
 
@@ -64,7 +57,7 @@ def test_sequence_of_free_length_equals_onnx_runtime():
     function = tf.function(lambda x: module([x]), input_signature=specs, autograph=False)
     for steps in (3, 11):
         data = samples(model, steps, 4)
-        for actual, wished in zip(function(*data), expected(model, data), strict=True):
+        for actual, wished in zip(function(*data), runtime_outputs(model, data), strict=True):
             np.testing.assert_allclose(actual, wished, atol=2e-6)
 
 
@@ -81,7 +74,7 @@ def test_file_computes_what_the_layer_does(name, steps):
     runner = Interpreter(model_content=to_tflite(model)).get_signature_runner()
     names = [value.name for value in model.graph.inputs]
     outputs = runner(**dict(zip(names, data, strict=True)))
-    for value, wished in zip(model.graph.outputs, expected(model, data), strict=True):
+    for value, wished in zip(model.graph.outputs, runtime_outputs(model, data), strict=True):
         np.testing.assert_allclose(outputs[value.name], wished, atol=2e-6)
 
 

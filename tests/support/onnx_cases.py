@@ -56,6 +56,15 @@ REFUSED = {
 """Cases that the engine must refuse with an UnsupportedOperatorError, as patterns, by reason."""
 
 
+def runtime_outputs(model: ir.Model, data: list[np.ndarray]) -> list[np.ndarray]:
+    """What ONNX Runtime makes of the same arrays, whole: no axis of them is a batch here."""
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString())
+    names = [value.name for value in model.graph.inputs]
+    return session.run(None, dict(zip(names, data, strict=True)))
+
+
 @functools.cache
 def cases():
     """All cases of one node with an operator that the engine knows, by name."""
