@@ -12,7 +12,7 @@ from support.graphs import GraphBuilder
 from support.pruning import assert_prunes_exactly, channels
 from support.sequence_graphs import SEQUENCE_GRAPHS, attention, gelu, linear, pooled, recurrent
 from trimtab.graph.dependencies import analyse
-from trimtab.graph.dependencies.rules_products import Letters, parse_equation
+from trimtab.graph.equations import Letters, parse_equation
 
 
 @pytest.mark.parametrize("name", SEQUENCE_GRAPHS)

@@ -38,7 +38,7 @@ def convert_function(
     import tf2onnx
 
     try:
-        with quiet_tf2onnx():
+        with quiet_tf2onnx(), _einsum_kept():
             proto, _ = tf2onnx.convert.from_function(
                 function, list(signature), opset=OPSET, custom_op_handlers=handlers()
             )
@@ -80,6 +80,25 @@ def quiet_tf2onnx() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+@contextmanager
+def _einsum_kept() -> Iterator[None]:
+    """Keeps tf2onnx from writing Einsum out.
+
+    It computes shapes at run time for that and mixes the heads of attention with the batch, after
+    which nothing can tell them apart; cleaning writes it as plain matrix products instead.
+    """
+    from tf2onnx import optimizer
+
+    passes = optimizer._optimizers  # noqa: SLF001  # there is no public way to leave one out
+    before = dict(passes)
+    passes.pop("einsum_optimizer", None)
+    try:
+        yield
+    finally:
+        passes.clear()
+        passes.update(before)
 
 
 def check_operators(proto: onnx.ModelProto, source: str) -> None:

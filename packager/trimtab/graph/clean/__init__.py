@@ -13,6 +13,7 @@ from trimtab.graph.access import infer_shapes
 from trimtab.graph.clean.constants import fold_constants, lift_constants
 from trimtab.graph.clean.control_flow import inline_known_branches, unroll_short_loops
 from trimtab.graph.clean.dense import fuse_dense_bias
+from trimtab.graph.clean.einsum import hoist_bias, lower_einsum
 from trimtab.graph.clean.names import tidy_names
 from trimtab.graph.clean.reshapes import fix_reshape_targets
 from trimtab.graph.clean.reversals import cancel_reversals
@@ -26,6 +27,8 @@ _PASSES = (
     inline_known_branches,
     unroll_short_loops,
     drop_identities,
+    lower_einsum,
+    hoist_bias,
     cancel_reversals,
     fix_reshape_targets,
     sink_unsqueeze,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -28,15 +27,7 @@ from trimtab.graph.dependencies.labels import (
 )
 from trimtab.graph.dependencies.rules import data, input_at, rule
 from trimtab.graph.dependencies.rules_elementwise import attach_constant
-
-
-@dataclass(frozen=True)
-class Letters:
-    """The axes of both operands and of the result, one letter each."""
-
-    left: str
-    right: str
-    result: str
+from trimtab.graph.equations import Letters, parse_equation
 
 
 @rule("MatMul")
@@ -80,21 +71,6 @@ def gemm(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
     return [attach_constant(bias, made[0], labels)]
 
 
-def parse_equation(equation: str) -> Letters | None:
-    """Read an equation of Einsum with two operands.
-
-    Returns:
-        The letters; None for another number of operands, an ellipsis, an implied result, or a
-        letter that occurs twice in one operand (a diagonal).
-    """
-    operands, arrow, result = equation.replace(" ", "").partition("->")
-    left, comma, right = operands.partition(",")
-    parts = (left, right, result)
-    if not arrow or not comma or any(len(set(part)) != len(part) for part in parts):
-        return None
-    return Letters(*parts) if all(part.isalpha() or not part for part in parts) else None
-
-
 def _operands(node: ir.Node) -> tuple[ir.Value, ir.Value]:
     left, right = node.inputs[:2]
     assert left is not None
@@ -109,8 +85,7 @@ def _product(
     if is_parameter(right):
         made = _layer(left, right, letters, labels)
     elif is_parameter(left):
-        swapped = Letters(letters.right, letters.left, letters.result)
-        made = _layer(right, left, swapped, labels)
+        made = _layer(right, left, letters.swapped(), labels)
     else:
         made = _between_activations(left, right, letters, labels)
     return None if made is None else [made]
