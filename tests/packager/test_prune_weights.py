@@ -108,12 +108,20 @@ def test_refuses_steps_that_make_no_sense(step: dict[str, object], message: str)
 
 def test_refuses_to_empty_a_layer_and_names_it() -> None:
     b = GraphBuilder(3, 8, 8)
-    x = b.conv_relu("x", 3, 8)
-    model = b.classifier(x, 8)
-    weight = model.graph.initializers["c0"]
-    weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(1e-6), name="c0")
-    with pytest.raises(ModelError, match=r"would leave none of the 216 weights of 'c0'; prune l"):
-        pruned(model, sparsity=0.95)
+    model = b.classifier(b.conv_relu("x", 3, 8), 8)
+    with pytest.raises(ModelError, match=r"would leave none of the 40 weights of 'c2'; prune less"):
+        pruned(model, sparsity=0.99, scope="layer")
+
+
+def test_small_weights_do_not_cost_a_layer_its_place() -> None:
+    """A layer may be scaled down and the next one up: the function is the same."""
+    b = GraphBuilder(3, 8, 8)
+    model = b.classifier(b.conv_relu("x", 3, 8), 8)
+    expected = [weight.array == 0 for weight in find_weights(pruned(model, sparsity=0.8))]
+    array = find_weights(model)[0].array * np.float32(2**-10)
+    model.graph.initializers["c0"].const_value = ir.tensor(array, name="c0")
+    for weight, zeros in zip(find_weights(pruned(model, sparsity=0.8)), expected, strict=True):
+        np.testing.assert_array_equal(weight.array == 0, zeros)
 
 
 def test_refuses_a_pattern_that_fits_no_layer() -> None:

