@@ -15,8 +15,8 @@ from trimtab.evaluate.plugin import call_plugin, load_plugin
 
 if TYPE_CHECKING:
     from trimtab.compress.context import Context
+    from trimtab.engine.feed import Augment
     from trimtab.engine.schedule import Schedule
-    from trimtab.engine.train import Augmentation
 
 Array = NDArray[Any]
 
@@ -96,6 +96,8 @@ def apply(model: ir.Model, step: FineTune, context: Context) -> ir.Model:
     from trimtab.engine import train
 
     train.check_trainable(model, len(context.dataset.train))
+    augment = load_augment(step)
+    augmentation = augment and train.Augmentation(augment, Teacher(context.teacher))
     trained = model.clone()
     split = context.dataset.train
     history = train.fine_tune(
@@ -104,30 +106,28 @@ def apply(model: ir.Model, step: FineTune, context: Context) -> ir.Model:
         teacher_answers(context.teacher, split.inputs),
         split.labels,
         step.schedule(context.seed),
-        augmentation=augmentation(step, context),
+        augmentation=augmentation,
         on_epoch=lambda loss: log_epoch(context, step, loss),
     )
     log_outcome(context, step, history)
     return trained
 
 
-def augmentation(step: Training, context: Context) -> Augmentation | None:
-    """Returns the user's augmentation with the original model as its teacher, or None.
+def load_augment(step: Training) -> Augment | None:
+    """Returns the user's function that changes inputs, or None.
 
     Raises:
-        DataError: There is no such function.
+        DataError: There is no such function; or, when it is called, it fails.
     """
     if step.augment is None:
         return None
-    from trimtab.engine.train import Augmentation
-
     name, function = step.augment, load_plugin(step.augment)
 
-    def change(inputs: Sequence[Array]) -> Sequence[Array]:
+    def augment(inputs: Sequence[Array]) -> Sequence[Array]:
         changed: Sequence[Array] = call_plugin(name, function, inputs)
         return changed
 
-    return Augmentation(change, Teacher(context.teacher))
+    return augment
 
 
 def log_epoch(context: Context, step: Training, loss: Any) -> None:
