@@ -199,3 +199,56 @@ def test_biases_that_are_all_zero_are_not_tied(tmp_path):
         if node.op_type == "Conv" and len(node.inputs) > 2
     ]
     assert len(set(biases)) == len(biases)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:You are saving a model that has not yet been built")
+def test_keras_model_that_was_never_called_is_refused(tmp_path):
+    from trimtab.tensorflow_setup import import_tensorflow
+
+    import_tensorflow()
+    import keras
+
+    keras.Sequential([keras.layers.Dense(3)]).save(tmp_path / "a.keras")
+    with pytest.raises(ModelError, match="the model was never called, so that the shape of its"):
+        load_model(tmp_path / "a.keras")
+
+
+@pytest.mark.slow
+def test_keras_model_that_is_a_class_of_its_own(tmp_path):
+    from trimtab.tensorflow_setup import import_tensorflow
+
+    import_tensorflow()
+    import keras
+
+    @keras.saving.register_keras_serializable()
+    class Own(keras.Model):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.dense = keras.layers.Dense(2)
+
+        def call(self, x):
+            return self.dense(x)
+
+    model, data = Own(), np.ones((3, 4), np.float32)
+    expected = np.asarray(model(data))
+    model.save(tmp_path / "a.keras")
+    np.testing.assert_allclose(run_graph(load_model(tmp_path / "a.keras"), [data])[0], expected)
+
+
+@pytest.mark.slow
+def test_keras_inputs_by_name_keep_their_places(tmp_path):
+    from trimtab.tensorflow_setup import import_tensorflow
+
+    import_tensorflow()
+    import keras
+
+    left, right = keras.Input((4,), name="left"), keras.Input((3,), name="right")
+    joined = keras.layers.Concatenate(name="joined")([right, left])
+    model = keras.Model({"left": left, "right": right}, {"joined": joined, "left": left})
+    model.save(tmp_path / "a.keras")
+    graph = load_model(tmp_path / "a.keras")
+    data = {"left": np.ones((2, 4), np.float32), "right": np.zeros((2, 3), np.float32)}
+    outputs = run_graph(graph, [data[value.name] for value in graph.graph.inputs])
+    assert [array.shape for array in outputs] == [(2, 7), (2, 4)]
+    np.testing.assert_array_equal(outputs[0], np.asarray(model(data)["joined"]))

@@ -55,25 +55,38 @@ def convert_keras(model: Any, source: str) -> ir.Model:
     """
     import tensorflow as tf
 
-    if not model.inputs:
-        raise ModelError(
-            f"{source}: the model was never called, so that the shape of its input is unknown; "
-            "call it once on an array of samples, save it again"
-        )
+    signature = _signature(model, source)
     _refuse_state(model, source)
-    names = unique(clean_name(tensor.name) for tensor in model.inputs)
-    signature = [
-        tf.TensorSpec(tuple(tensor.shape), tensor.dtype, name=name)
-        for tensor, name in zip(model.inputs, names, strict=True)
-    ]
     function = tf.function(lambda *inputs: _call(model, inputs))
     with exportable_layers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        graph = convert_function(function, signature, _output_names(model), source)
+        count = _count_outputs(function, signature, source)
+        graph = convert_function(function, signature, _output_names(model, count), source)
     scope = _scope(graph, model)
     for node in graph.graph:
         node.name = (node.name or "").removeprefix(f"{scope}/")
     return graph
+
+
+def _signature(model: Any, source: str) -> list[Any]:
+    import tensorflow as tf
+
+    # A model that is a class of its own keeps the shape it was built for, and no inputs.
+    inputs = getattr(model, "inputs", None)
+    if inputs:
+        names = unique(clean_name(tensor.name) for tensor in inputs)
+        return [
+            tf.TensorSpec(tuple(tensor.shape), tensor.dtype, name=name)
+            for tensor, name in zip(inputs, names, strict=True)
+        ]
+    built: dict[str, Any] = getattr(model, "get_build_config", dict)() or {}
+    shape = built.get("input_shape")
+    if not model.built or not shape or not all(isinstance(d, (int, type(None))) for d in shape):
+        raise ModelError(
+            f"{source}: the model was never called, so that the shape of its input is unknown; "
+            "call it once on an array of samples, or begin it with keras.Input, and save it again"
+        )
+    return [tf.TensorSpec((None, *shape[1:]), tf.float32, name="input")]
 
 
 def _refuse_state(model: Any, source: str) -> None:
@@ -94,11 +107,17 @@ def _call(model: Any, inputs: tuple[Any, ...]) -> Any:
     return [tf.identity(output) for output in tf.nest.flatten(model(given, training=False))]
 
 
-def _output_names(model: Any) -> list[str]:
+def _count_outputs(function: Any, signature: list[Any], source: str) -> int:
+    try:
+        return len(function.get_concrete_function(*signature).outputs)
+    except (ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
+        raise ModelError(f"{source} cannot be traced by TensorFlow: {one_line(error)}") from error
+
+
+def _output_names(model: Any, count: int) -> list[str]:
     """Returns the names of the layers that make the outputs; Sequential models keep no list."""
-    count = len(model.outputs)
     names = getattr(model, "output_names", None)
-    names = list(names) if names else [model.layers[-1].name]
+    names = list(names) if names else [model.layers[-1].name if model.layers else "output"]
     names = names if len(names) == count else names[:1] * count
     return [clean_name(name) for name in names]
 
