@@ -67,7 +67,7 @@ def score_groups(
         random = np.random.default_rng(context.seed)
         return [random.random(len(group.classes)) for group in groups]
     values = _loss_changes(model, criterion, samples, context)
-    return [_mean_over_kernels(values, dependencies, group) for group in groups]
+    return [_comparable(_mean_over_kernels(values, dependencies, group)) for group in groups]
 
 
 def squared_norms(model: ir.Model, dependencies: Dependencies, group: Group) -> Scores:
@@ -93,9 +93,17 @@ def squared_norms(model: ir.Model, dependencies: Dependencies, group: Group) -> 
         for name, weight in weights.items()
         if weight is not None
     }
-    means = _mean_over_kernels(squares, dependencies, group)
+    return _comparable(_mean_over_kernels(squares, dependencies, group))
+
+
+def _comparable(scores: Scores) -> Scores:
+    """Divide by the mean, so that the scores of different groups compare.
+
+    Changes of the loss are in one unit already. Still, ranked as they are, the layers at the end
+    of a trained model, whose gradients are least, were emptied to their minimum.
+    """
     # Weights that are all zero rank by nothing: every class scores alike.
-    return means / means.mean() if means.any() else np.ones_like(means)
+    return scores / scores.mean() if scores.any() else np.ones_like(scores)
 
 
 def _mean_over_kernels(
