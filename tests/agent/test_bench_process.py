@@ -55,7 +55,8 @@ def test_measures_energy_where_there_is_a_sensor(tmp_path):
     assert found.load_power_mw == pytest.approx(6329)
     assert found.net_mj == pytest.approx(0, abs=1e-9)
     assert found.inferences
-    assert found.gross_mj == pytest.approx(6329 * 0.3 / found.inferences, rel=0.5)
+    # The load lasts as long as the plan says, or longer where the machine is busy.
+    assert found.gross_mj * found.inferences >= 6329 * 0.3 * 0.9
 
 
 def test_an_error_of_the_child_comes_back_with_its_class(tmp_path):
