@@ -41,7 +41,7 @@ _INT8_BITS = 7.2
 """What it makes of the 8 bits of a weight in int8, zeros aside."""
 _NODE_BYTES = 250
 """A node of the float graph with its names, scales and pairs in int8."""
-_ALIGNMENT = 1.05
+_ALIGNMENT = 1.1
 """zstd's distance from the entropy of zeros among weights."""
 _LEAST_SPARSITY, _MOST_SPARSITY = 0.1, 0.9
 _LEFT_FLOAT = 0.1
