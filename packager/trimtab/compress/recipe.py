@@ -32,6 +32,7 @@ TECHNIQUES: Mapping[str, tuple[str, str]] = {
     "factorize": ("trimtab.compress.factorize", "Factorize"),
     "fine_tune": ("trimtab.compress.fine_tune", "FineTune"),
     "distil": ("trimtab.compress.distil", "Distil"),
+    "early_exit": ("trimtab.compress.early_exit", "EarlyExit"),
     "quantize_int8": ("trimtab.compress.quantize", "QuantizeInt8"),
     "prune_weights": ("trimtab.compress.prune_weights", "PruneWeights"),
     "share_weights": ("trimtab.compress.share_weights", "ShareWeights"),
