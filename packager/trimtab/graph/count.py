@@ -84,7 +84,10 @@ def _is_weight(value: ir.Value) -> bool:
     if all(use.node.op_type in _QUANTIZATION and use.idx > 0 for use in uses):
         return False
     dtype = value.const_value.dtype
-    return dtype.is_floating_point() or any(use.node.op_type in _QUANTIZATION for use in uses)
+    # Shapes and indices have 32 or 64 bits; integers of 8 and fewer are stored weights.
+    is_narrow = dtype.itemsize <= 1 and dtype != ir.DataType.BOOL
+    is_quantized = any(use.node.op_type in _QUANTIZATION for use in uses)
+    return dtype.is_floating_point() or is_narrow or is_quantized
 
 
 def _size(value: ir.Value) -> int:

@@ -32,7 +32,17 @@ def read_onnx(path: Path) -> ir.Model:
     # ONNX's C++ code raises RuntimeError and classes of its own, protobuf and onnx-ir others.
     except Exception as error:
         raise ModelError(f"{path} is not a valid ONNX model: {_first_line(error)}") from error
+    _free_negative_dimensions(model)
     return model
+
+
+def _free_negative_dimensions(model: ir.Model) -> None:
+    """Reads a dimension of -1 as a free one, which is what older exporters of Paddle mean."""
+    for value in [*model.graph.inputs, *model.graph.outputs]:
+        if value.shape is not None:
+            value.shape = ir.Shape(
+                [None if isinstance(dim, int) and dim < 0 else dim for dim in value.shape]
+            )
 
 
 def _first_line(error: Exception) -> str:

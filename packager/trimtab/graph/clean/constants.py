@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -51,7 +53,27 @@ def _is_foldable(node: ir.Node) -> bool:
         and any(value is not None for value in node.inputs)
         and all(value is None or constant(value) is not None for value in node.inputs)
         and not any(attr.type in _GRAPHS for attr in node.attributes.values())
+        and not _grows(node)
     )
+
+
+_SMALL_BYTES = 64 * 1024
+
+
+def _grows(node: ir.Node) -> bool:
+    """Says whether folding would store much more than it saves.
+
+    Weights that are kept as int8 and made float by a Cast would take four times the room.
+    """
+    before = sum(array.nbytes for array in map(constant, node.inputs) if array is not None)
+    after = 0
+    for value in node.outputs:
+        shape = shape_of(value)
+        if shape is None or value.dtype is None:
+            return False
+        # What depends on constants alone has no free dimension.
+        after += int(prod(dim or 0 for dim in shape) * value.dtype.itemsize)
+    return after > max(before, _SMALL_BYTES)
 
 
 _GRAPHS = {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}
