@@ -59,8 +59,8 @@ def test_a_recipe_may_have_no_steps() -> None:
             "recipe.yaml: $.steps[1]: unknown technique `prune_chanels`; did you mean `prune_chan",
         ),
         (
-            "steps: [{distil: {}}]",
-            "recipe.yaml: $.steps[0]: unknown technique `distil`; known: prune_channels,",
+            "steps: [{polish: {}}]",
+            "recipe.yaml: $.steps[0]: unknown technique `polish`; known: prune_channels,",
         ),
         (
             "steps: [{fine_tune: }]",
