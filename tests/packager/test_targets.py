@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from support.graphs import GRAPHS
+from support.graphs import CLASSES, GRAPHS, GraphBuilder
 from support.quant_graphs import GRAPHS as TRAINED_LIKE
 from trimtab.compress.affine import Range
 from trimtab.compress.calibrate import calibrate
@@ -122,8 +122,11 @@ def test_earlier_export_survives_a_refused_one(model, samples, tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_operators_without_a_kernel_are_refused_before_anything_is_written(samples, tmp_path):
-    with pytest.raises(UnsupportedOperatorError, match="LRN"):
-        export(clean(GRAPHS["unknown_operator"]()), "tflite", tmp_path, samples=samples)
+    b = GraphBuilder(8, 8)
+    column = b.op("Unsqueeze", b.op("Det", b.op("Bernoulli", "x")), b.constant([1]))
+    model = clean(b.build(b.op("Concat", *[column] * CLASSES, axis=1)))
+    with pytest.raises(UnsupportedOperatorError, match=r"Bernoulli \(1x\), Det \(1x\)"):
+        export(model, "tflite", tmp_path, samples=(samples[0][:, 0],))
     assert list(tmp_path.iterdir()) == []
 
 
