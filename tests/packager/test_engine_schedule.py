@@ -78,7 +78,7 @@ def test_rate_rises_to_its_highest_then_falls_to_zero():
     import keras
 
     variable = keras.Variable(np.zeros(2, np.float32))
-    optimizer = make_optimizer(schedule(warmup=0.1), 100, [variable])
+    optimizer = make_optimizer(schedule(warmup=0.1), 100, [variable], has_norms=False)
     rates = []
     for _ in range(100):
         rates.append(float(optimizer.learning_rate))
@@ -88,12 +88,22 @@ def test_rate_rises_to_its_highest_then_falls_to_zero():
     assert rates[-1] < 1e-5
 
 
+@pytest.mark.parametrize(("has_norms", "rate"), [(True, 0.004), (False, 0.001)])
+def test_rate_by_default_is_higher_with_norms(has_norms, rate):
+    import keras
+
+    variable = keras.Variable(np.zeros(2, np.float32))
+    settings = schedule(learning_rate=None)
+    optimizer = make_optimizer(settings, 100, [variable], has_norms=has_norms)
+    assert float(optimizer.learning_rate) == pytest.approx(rate)
+
+
 def test_weight_decay_shrinks_matrices_and_leaves_biases():
     import keras
 
     matrix, bias = (keras.Variable(np.ones(shape, np.float32)) for shape in ((2, 2), (2,)))
     settings = schedule(optimizer="adamw", weight_decay=0.1)
-    optimizer = make_optimizer(settings, 100, [matrix, bias])
+    optimizer = make_optimizer(settings, 100, [matrix, bias], has_norms=False)
     optimizer.apply([np.zeros((2, 2), np.float32), np.zeros(2, np.float32)])
     assert (matrix.numpy() < 1).all()
     assert (bias.numpy() == 1).all()

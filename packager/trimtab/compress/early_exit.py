@@ -41,8 +41,9 @@ class EarlyExit(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     """Where exits are, and how sure they must be.
 
     Attributes:
-        exits: Names of inner values to put heads on, which `trimtab inspect` shows; by default one
-            after about a third of the multiply-accumulates.
+        exits: Names of inner values to put heads on, which `trimtab inspect` shows; by default the
+            one that saves most, of those after about a quarter, a half and three quarters of the
+            multiply-accumulates.
         max_drop: What may be lost on held-back samples: of accuracy, or of agreement with the whole
             model where there are no labels.
         epochs: Passes of the heads' training.
@@ -70,6 +71,31 @@ class Choice:
     shares: tuple[float, ...]
     score: float
     whole: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Exits that may be put in.
+
+    Attributes:
+        points: Where they are.
+        heads: One for each.
+        choice: The threshold, and what it does.
+    """
+
+    points: Sequence[Point]
+    heads: Sequence[Head]
+    choice: Choice
+
+    def average_macs(self, whole: int) -> float:
+        """Returns the mean multiply-accumulates of a held-back sample.
+
+        Args:
+            whole: Those of the whole model. What heads add, a dense layer each, is left out.
+        """
+        early = zip(self.choice.shares, self.points, strict=True)
+        stays = 1 - sum(self.choice.shares)
+        return stays * whole + sum(share * point.macs for share, point in early)
 
 
 def apply(model: ir.Model, step: EarlyExit, context: Context) -> ir.Model:
@@ -104,10 +130,22 @@ def apply(model: ir.Model, step: EarlyExit, context: Context) -> ir.Model:
         _softmax(features[held_back] @ head.matrix + head.bias)
         for features, head in zip(pooled, heads, strict=True)
     ]
-    choice = choose_threshold(asked, answers[held_back], goal[held_back], step.max_drop)
-    _report_choice(model, points, choice, context)
+    options = [tuple(range(len(points)))] if step.exits else [(i,) for i in range(len(points))]
+    plans = [
+        Plan(
+            [points[i] for i in option],
+            [heads[i] for i in option],
+            choose_threshold(
+                [asked[i] for i in option], answers[held_back], goal[held_back], step.max_drop
+            ),
+        )
+        for option in options
+    ]
+    whole_macs = count_model(model).macs
+    plan = min(plans, key=lambda plan: plan.average_macs(whole_macs))
+    _report_plan(plan, whole_macs, context)
     result = model.clone()
-    insert_exits(result, heads, choice.threshold, softmax=_ends_in_softmax(model))
+    insert_exits(result, plan.heads, plan.choice.threshold, softmax=_ends_in_softmax(model))
     _report_time(model, result, [array[held_back] for array in split.inputs], context)
     return result
 
@@ -226,30 +264,25 @@ def _ends_in_softmax(model: ir.Model) -> bool:
     return producer is not None and producer.op_type == "Softmax"
 
 
-def _report_choice(
-    model: ir.Model, points: Sequence[Point], choice: Choice, context: Context
-) -> None:
+def _report_plan(plan: Plan, whole: int, context: Context) -> None:
     """Logs what the exits save on held-back samples.
 
     Raises:
         ModelError: They save nothing.
     """
-    if not any(choice.shares):
+    if not any(plan.choice.shares):
         raise ModelError(
             "early_exit: no held-back sample can leave early within the allowed loss; put exits "
-            f"later than {', '.join(point.value for point in points)}, or allow a `max_drop`"
+            f"later than {', '.join(p.value for p in plan.points)}, or allow a `max_drop`"
         )
-    whole = count_model(model).macs
-    average = (1 - sum(choice.shares)) * whole
-    for point, share in zip(points, choice.shares, strict=True):
-        average += share * point.macs
+    for point, share in zip(plan.points, plan.choice.shares, strict=True):
         context.log(
             f"exit at {point.value}, after {point.macs / whole:.0%} of the multiply-accumulates: "
             f"{share:.1%} of held-back samples leave"
         )
     context.log(
-        f"held back: {choice.score:.4f} right with exits, {choice.whole:.4f} without; "
-        f"{average / whole:.1%} of the multiply-accumulates on average"
+        f"held back: {plan.choice.score:.4f} right with exits, {plan.choice.whole:.4f} without; "
+        f"{plan.average_macs(whole) / whole:.1%} of the multiply-accumulates on average"
     )
 
 

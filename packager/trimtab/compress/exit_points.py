@@ -13,9 +13,9 @@ from trimtab.graph.access import shape_of
 from trimtab.graph.count import count_model
 from trimtab.graph.exits import prefix_macs
 
-_DEFAULT_SHARE = 1 / 3
-"""Of the multiply-accumulates in front of an exit that nobody placed: early enough to save, late
-enough to know something."""
+_DEFAULT_SHARES = (0.25, 0.5, 0.75)
+"""Of the multiply-accumulates in front of exits that nobody placed. Which is best depends on how
+soon a model knows something, so several are tried."""
 
 _CHANNELS_FIRST = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool"})
 _LAYERS = _CHANNELS_FIRST | {"MatMul", "Gemm", "LSTM", "GRU", "RNN"}
@@ -44,7 +44,7 @@ def find_points(model: ir.Model, names: Sequence[str]) -> list[Point]:
 
     Args:
         model: A classifier with one output.
-        names: Of inner values; with none, one is chosen.
+        names: Of inner values; with none, a few are proposed.
 
     Raises:
         ModelError: The model is no classifier, or has no value for a head.
@@ -58,7 +58,7 @@ def find_points(model: ir.Model, names: Sequence[str]) -> list[Point]:
             f"{', '.join(f'{v.name} {shape_of(v)}' for v in model.graph.outputs)}"
         )
     values = {str(value.name): value for node in model.graph for value in node.outputs}
-    points = [_named(model, values, name) for name in names] or [_default(model, values)]
+    points = [_named(model, values, name) for name in names] or _defaults(model, values)
     return sorted(points, key=lambda point: point.macs)
 
 
@@ -75,7 +75,7 @@ def _named(model: ir.Model, values: dict[str, ir.Value], name: str) -> Point:
     return Point(name, axes, prefix_macs(model, values[name]))
 
 
-def _default(model: ir.Model, values: dict[str, ir.Value]) -> Point:
+def _defaults(model: ir.Model, values: dict[str, ir.Value]) -> list[Point]:
     total = count_model(model).macs
     found = [
         Point(name, axes, prefix_macs(model, value))
@@ -88,7 +88,10 @@ def _default(model: ir.Model, values: dict[str, ir.Value]) -> Point:
     found = [point for point in found if 0 < point.macs < total]
     if not found:
         raise ModelError("early_exit: the model has no inner layer to put an exit behind")
-    return min(found, key=lambda point: abs(point.macs / total - _DEFAULT_SHARE))
+    nearest = [
+        min(found, key=lambda point: abs(point.macs / total - share)) for share in _DEFAULT_SHARES
+    ]
+    return list(dict.fromkeys(nearest))
 
 
 def _axes(value: ir.Value) -> tuple[int, ...] | None:

@@ -7,6 +7,12 @@ from typing import Any, Literal
 
 OptimizerName = Literal["adam", "adamw", "sgd"]
 
+NORMS_RATE = 4e-3
+PLAIN_RATE = 1e-3
+"""Of Adam. A rate that batch norms make the most of wrecks a network without: ResNet-8, pruned at
+once to 49 % of its multiply-accumulates and trained 3 epochs, is right on 0.937 of its hard test
+set with norms at 0.004 (0.906 at 0.001), without them on 0.553 (0.891 at 0.001)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
@@ -15,7 +21,8 @@ class Schedule:
     Attributes:
         epochs: Passes over the samples.
         learning_rate: At its highest; it falls from there to zero along half a cosine
-            (Loshchilov and Hutter 2017, arXiv:1608.03983, without restarts).
+            (Loshchilov and Hutter 2017, arXiv:1608.03983, without restarts). None for
+            `NORMS_RATE` where batch norms are brought back, and `PLAIN_RATE` where they are not.
         batch_size: Samples a step.
         temperature: Softening of the teacher's answers.
         seed: Of the order of samples and of the held-back share.
@@ -30,7 +37,7 @@ class Schedule:
     """
 
     epochs: int
-    learning_rate: float
+    learning_rate: float | None
     batch_size: int
     temperature: float
     seed: int
@@ -43,15 +50,23 @@ class Schedule:
     reinflate: bool = False
 
 
-def make_optimizer(schedule: Schedule, steps: int, variables: list[Any]) -> Any:
-    """Returns a Keras optimizer for `variables`, its rate scheduled over `steps` steps."""
+def make_optimizer(schedule: Schedule, steps: int, variables: list[Any], *, has_norms: bool) -> Any:
+    """Returns a Keras optimizer for `variables`, its rate scheduled over `steps` steps.
+
+    Args:
+        schedule: How to train.
+        steps: In all epochs together.
+        variables: What is trained.
+        has_norms: Whether batch norms were brought back, for the rate by default.
+    """
     import keras
 
     warmup = round(steps * schedule.warmup)
+    highest = schedule.learning_rate or (NORMS_RATE if has_norms else PLAIN_RATE)
     rate = keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else schedule.learning_rate,
+        0.0 if warmup else highest,
         max(steps - warmup, 1),
-        warmup_target=schedule.learning_rate if warmup else None,
+        warmup_target=highest if warmup else None,
         warmup_steps=warmup,
     )
     decay = schedule.weight_decay or None

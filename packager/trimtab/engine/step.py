@@ -69,7 +69,9 @@ class Trainer:
         norms = [] if self._norms is None else self._norms.trainable
         self._trainable = [*module.variables, *norms, *objective.variables]
         steps = schedule.epochs * (len(training) // self._batch)
-        self._optimizer = make_optimizer(schedule, steps, self._trainable)
+        self._optimizer = make_optimizer(
+            schedule, steps, self._trainable, has_norms=self._norms is not None
+        )
         self._step = tf.function(self._train_step, reduce_retracing=True, autograph=False)
         self._check = tf.function(self._loss, reduce_retracing=True, autograph=False)
 
