@@ -178,3 +178,21 @@ def test_quantization_done_well_passes(model, samples):
 def _calibrated(model: ir.Model, sample: np.ndarray) -> dict[str, Range]:
     names = [name for group in quantized_groups(model.graph) for name in group]
     return calibrate(model, (sample,), names, method="minmax")
+
+
+@pytest.mark.slow
+def test_weights_that_tflite_writes_out_as_float_are_counted_as_float(tmp_path):
+    """Weight-only int8: ONNX Runtime's file keeps it, TFLite's does not."""
+    from support.techniques import context
+
+    from trimtab.compress.quantize_weights import QuantizeWeights, apply
+
+    model = clean(TRAINED_LIKE["residual"]())
+    small = apply(model, QuantizeWeights(bits=8), context(model))
+    shape = [dim for dim in model.graph.inputs[0].shape if isinstance(dim, int)]
+    samples = (np.random.default_rng(0).normal(size=(4, *shape)).astype(np.float32),)
+    sizes = {
+        target: export(small, target, tmp_path / target, samples=samples).weight_bytes
+        for target in ("onnxruntime", "tflite")
+    }
+    assert sizes["tflite"] > 3 * sizes["onnxruntime"]

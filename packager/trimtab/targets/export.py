@@ -78,9 +78,21 @@ def export(
         path=directory / draft.name,
         files=tuple(files),
         file_bytes=sum(path.stat().st_size for path in files),
-        weight_bytes=count_model(model).weight_bytes,
+        weight_bytes=_weight_bytes(model, target),
         comparison=comparison,
     )
+
+
+def _weight_bytes(model: ir.Model, target: RuntimeName) -> int:
+    """Returns what the weights take as the file stores them.
+
+    The TFLite converter keeps integer weights only where activations are integers too: in a graph
+    with weights alone quantized it writes them out as float32.
+    """
+    count = count_model(model)
+    if target == "tflite" and not is_quantized(model):
+        return count.parameters * 4
+    return count.weight_bytes
 
 
 def _write_tflite(model: ir.Model, path: Path) -> None:
