@@ -184,7 +184,6 @@ def _calibrated(model: ir.Model, sample: np.ndarray) -> dict[str, Range]:
 def test_weights_that_tflite_writes_out_as_float_are_counted_as_float(tmp_path):
     """Weight-only int8: ONNX Runtime's file keeps it, TFLite's does not."""
     from support.techniques import context
-
     from trimtab.compress.quantize_weights import QuantizeWeights, apply
 
     model = clean(TRAINED_LIKE["residual"]())
