@@ -31,7 +31,7 @@ prepare() {
     if [ "$(cat "$venv/.fingerprint" 2>/dev/null)" = "$(fingerprint)" ]; then
         return
     fi
-    echo "setting up $venv (downloads about 600 MB the first time)" >&2
+    echo "setting up $venv (2.2 GB on disk, once)" >&2
     [ -x "$python" ] || "$(find_python)" -m venv "$venv"
     "$python" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' >&2
     "$python" -m pip install --quiet --disable-pip-version-check \

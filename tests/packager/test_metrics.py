@@ -42,16 +42,6 @@ def test_a_model_agrees_with_itself(case):
     assert metrics.top1(scores, scores.argmax(axis=1)) == 1
 
 
-@given(cases())
-def test_classes_add_up_to_the_whole(case):
-    scores, _, labels = case
-    shares = metrics.per_class_accuracy(scores, labels)
-    counts = np.bincount(labels, minlength=scores.shape[1])
-    assert [share is None for share in shares] == [count == 0 for count in counts]
-    right = sum((share or 0) * count for share, count in zip(shares, counts, strict=True))
-    assert right / len(labels) == pytest.approx(metrics.top1(scores, labels))
-
-
 def linear(weights: np.ndarray):
     """A model that multiplies its input by a matrix."""
     return lambda arrays: [arrays[0] @ weights]

@@ -31,18 +31,3 @@ def max_abs_error(outputs: NDArray[Any], reference: NDArray[Any]) -> float:
     """Returns the largest difference in any element, in the outputs' own unit; any shape."""
     difference = outputs.astype(np.float64) - reference.astype(np.float64)
     return float(np.abs(difference).max(initial=0.0))
-
-
-def per_class_accuracy(scores: NDArray[Any], labels: NDArray[Any]) -> tuple[float | None, ...]:
-    """Returns each class's share of samples that were answered rightly.
-
-    A loss that is small on average can be the whole of one class.
-
-    Returns:
-        One figure per class, None for a class without samples.
-    """
-    right = scores.argmax(axis=1) == labels
-    return tuple(
-        float(right[labels == number].mean()) if (labels == number).any() else None
-        for number in range(scores.shape[1])
-    )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trimtab.errors import ExportError
 from trimtab.graph.count import count_model
-from trimtab.targets.gate import Comparison, check_file, is_quantized
+from trimtab.targets.gate import Comparison, check_file, has_int8_activations
 from trimtab_agent.contract.manifest import RuntimeName
 
 SUFFIXES: dict[RuntimeName, str] = {
@@ -90,7 +90,7 @@ def _weight_bytes(model: ir.Model, target: RuntimeName) -> int:
     with weights alone quantized it writes them out as float32.
     """
     count = count_model(model)
-    if target == "tflite" and not is_quantized(model):
+    if target == "tflite" and not has_int8_activations(model):
         return count.parameters * 4
     return count.weight_bytes
 
@@ -116,7 +116,7 @@ def _write_openvino(model: ir.Model, path: Path) -> None:
         raise ExportError(f"OpenVINO refuses the graph: {error}") from error
     finally:
         source.unlink()
-    if not is_quantized(model):
+    if not has_int8_activations(model):
         # OpenVINO would round the activations of layers with integer weights to 8 bits; whether
         # activations are rounded is a choice for a recipe.
         converted.set_rt_info("0", ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])

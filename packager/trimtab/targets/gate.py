@@ -86,7 +86,7 @@ def check_file(
             f"the model {shapes[1]}"
         )
     results = [compare(one, other) for one, other in zip(actual, expected, strict=True)]
-    faults = (_fault(result, quantized=is_quantized(model)) for result in results)
+    faults = (_fault(result, quantized=has_int8_activations(model)) for result in results)
     fault = next((fault for fault in faults if fault is not None), None)
     if fault is not None:
         raise ExportError(
@@ -127,7 +127,7 @@ def relative_limit(*, quantized: bool) -> float:
     return INT8_RELATIVE_ERROR if quantized else FLOAT_RELATIVE_ERROR
 
 
-def is_quantized(model: ir.Model) -> bool:
+def has_int8_activations(model: ir.Model) -> bool:
     """Says whether a graph has int8 activations."""
     return any(node.op_type == "QuantizeLinear" for node in model.graph)
 

@@ -26,7 +26,7 @@ from trimtab.graph.count import count_model
 from trimtab.package.files import write_atomically
 from trimtab.package.golden import GoldenSamples, encode_golden
 from trimtab.targets import Comparison, export
-from trimtab.targets.gate import check_quantization, is_quantized, relative_limit
+from trimtab.targets.gate import check_quantization, has_int8_activations, relative_limit
 from trimtab.workflow.source import Source
 from trimtab_agent import runtimes
 from trimtab_agent.contract import codec
@@ -165,7 +165,7 @@ class Compressor:
             key = json.dumps(part.to_dict(), sort_keys=True)
             if key not in self._done:
                 last = run_recipe(model, Recipe(steps=part.steps[-1:]), self._context)
-                if is_quantized(last.model) and not is_quantized(model):
+                if has_int8_activations(last.model) and not has_int8_activations(model):
                     check_quantization(last.model, model, self._gate_samples)
                 self._done[key] = (last.model, (*reports, *last.reports))
             model, reports = self._done[key]
@@ -254,7 +254,7 @@ class Compressor:
         inputs = [array[chosen] for array in samples]
         outputs = runtimes.run_samples(session, inputs)
         largest = max(float(np.abs(array).max()) for array in outputs)
-        limit = relative_limit(quantized=is_quantized(model)) * largest
+        limit = relative_limit(quantized=has_int8_activations(model)) * largest
         return GoldenSamples(inputs=inputs, outputs=outputs, max_abs_error=limit)
 
     def _counts(self, model: ir.Model) -> Counts:
