@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trimtab.compress.kmeans import BINS, centres, nearest, summarise
@@ -36,6 +36,7 @@ def test_at_most_so_many_values_each_the_nearest(values: np.ndarray, clusters: i
     np.testing.assert_allclose(np.abs(values - shared), best, atol=2e-6)
 
 
+@example(np.array([0.0, np.nextafter(np.float32(0), np.float32(1))], np.float32))
 @given(arrays)
 def test_few_values_are_kept_as_they_are(values: np.ndarray) -> None:
     found = centres(summarise([values]), 60)

@@ -89,6 +89,8 @@ def centres(summary: Summary, clusters: int) -> NDArray[np.float32]:
 
 def nearest(values: Array, centres_: NDArray[np.float32]) -> NDArray[np.float32]:
     """Replaces every value by the centre nearest to it, the upper one of two as near."""
-    borders = (centres_[:-1] + centres_[1:]) / 2
+    lower, upper = centres_[:-1], centres_[1:]
+    # Between two neighbouring float32 there is no third: the border must still be above the lower.
+    borders = np.maximum((lower + upper) / 2, np.nextafter(lower, upper))
     shared: NDArray[np.float32] = centres_[np.searchsorted(borders, values, side="right")]
     return shared
