@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+from support import techniques
 from support.graphs import GRAPHS, GraphBuilder
 from support.quant_graphs import TrainedLike
+from trimtab.compress.context import Context
 from trimtab.compress.fine_tune import FineTune, apply
 from trimtab.engine.schedule import Schedule
 from trimtab.engine.train import fine_tune
@@ -58,10 +60,10 @@ def perturbed(model: ir.Model, amount: float) -> ir.Model:
     return changed
 
 
-def context(model: ir.Model, x: np.ndarray, y: np.ndarray | None) -> SimpleNamespace:
+def context(model: ir.Model, x: np.ndarray, y: np.ndarray | None) -> Context:
     split = Split(inputs=(x,), labels=y)
     data = Dataset(source="patterns", train=split, test=split)
-    return SimpleNamespace(dataset=data, teacher=model, seed=3, log=lambda line: None)
+    return replace(techniques.context(model, data), seed=3)
 
 
 def weights(model: ir.Model) -> dict[str, np.ndarray]:
@@ -138,8 +140,7 @@ def test_same_seed_same_weights_and_other_seed_others():
     x, y = patterns(200, 0)
     step = FineTune(epochs=2)
     first, again = (weights(apply(model, step, context(model, x, y))) for _ in range(2))
-    elsewhere = context(model, x, y)
-    elsewhere.seed = 4
+    elsewhere = replace(context(model, x, y), seed=4)
     other = weights(apply(model, step, elsewhere))
     for name, array in first.items():
         np.testing.assert_array_equal(array, again[name])
@@ -176,8 +177,37 @@ def test_what_cannot_be_trained_is_refused_in_one_line():
     with pytest.raises(DataError, match="got 1"):
         fine_tune(model.clone(), [x[:1]], np.zeros((1, 5), np.float32), None, SCHEDULE)
     with pytest.raises(DataError, match="needs data: give --data"):
-        apply(model, FineTune(), SimpleNamespace(dataset=None))
+        apply(model, FineTune(), techniques.context(model))
     fixed = model.clone()
     fixed.graph.inputs[0].shape = ir.Shape([1, 3, 8, 8])
     with pytest.raises(ModelError, match="fixed batch of 1"):
         fine_tune(fixed, [x], np.zeros((4, 5), np.float32), None, SCHEDULE)
+
+
+def test_an_interrupt_keeps_the_best_epoch_and_goes_on_to_the_caller() -> None:
+    model = clean(GRAPHS["perceptron"]())
+    (x,) = techniques.samples(model, 200)
+    surroundings = context(model, x, None)
+    worse = noisy(model)
+
+    def interrupt(line: str) -> None:
+        if line.startswith("epoch 2/"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        apply(worse, FineTune(epochs=50), replace(surroundings, log=interrupt))
+    kept = surroundings.kept.model
+    assert kept is not None
+    reference = run_graph(model, [x])[0]
+    errors = [np.square(run_graph(one, [x])[0] - reference).mean() for one in (kept, worse)]
+    assert errors[0] < errors[1]
+
+
+def noisy(model: ir.Model) -> ir.Model:
+    copy, rng = model.clone(), np.random.default_rng(0)
+    for value in copy.graph.initializers.values():
+        array = value.const_value.numpy()
+        if array.dtype == np.float32:
+            noise = rng.normal(0, 0.1, array.shape).astype(np.float32)
+            value.const_value = ir.tensor(array + noise, name=value.name)
+    return copy

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -84,7 +85,7 @@ def apply(model: ir.Model, step: Distil, context: Context) -> ir.Model:
     student = make_student(model, step.student, context)
     check_trainable(student, len(split))
     pairs = [_pair(feature, context.teacher, student) for feature in step.features]
-    answers = teacher_answers(context.teacher, split.inputs)
+    answers = teacher_answers(context.teacher, split.columns)
     loss, goals = build_loss(
         student,
         answers,
@@ -93,16 +94,19 @@ def apply(model: ir.Model, step: Distil, context: Context) -> ir.Model:
         label_share=step.label_share,
     )
     teacher = Teacher(context.teacher, [feature.teacher for feature in step.features])
-    seen = teacher([array[:_SEEN_SAMPLES] for array in split.inputs])
+    seen = teacher(split.take(np.arange(min(_SEEN_SAMPLES, len(split)))))
     # Features of all samples would not fit into memory: the teacher is asked batch by batch.
     asked = teacher if step.features or augment else answers
-    history = train(
-        student,
-        _objective(loss, pairs, seen, step) if step.features else loss,
-        Feed(split.inputs, asked, goals[len(answers) :], augment),
-        step.schedule(context.seed),
-        on_epoch=lambda epoch: log_epoch(context, step, epoch),
-    )
+    objective = _objective(loss, pairs, seen, step) if step.features else loss
+    feed = Feed(split.columns, asked, goals[len(answers) :], augment)
+    with context.keeping(student):
+        history = train(
+            student,
+            objective,
+            feed,
+            step.schedule(context.seed),
+            on_epoch=lambda epoch: log_epoch(context, step, epoch),
+        )
     log_outcome(context, step, history)
     return student
 

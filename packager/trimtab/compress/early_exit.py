@@ -27,6 +27,7 @@ from trimtab.graph.run import GraphRunner
 
 if TYPE_CHECKING:
     from trimtab.compress.context import Context
+    from trimtab.evaluate.data import Split
 
 Array = NDArray[Any]
 
@@ -119,7 +120,7 @@ def apply(model: ir.Model, step: EarlyExit, context: Context) -> ir.Model:
     if count < 2:
         raise DataError(f"early_exit needs samples to train on and to check; got {len(order)}")
     held_back, training = order[:count], order[count:]
-    pooled, answers = _run(model, points, split.inputs)
+    pooled, answers = _run(model, points, split)
     goal = answers.argmax(axis=1) if split.labels is None else split.labels
     taught = (answers[training], goal[training])
     heads = [
@@ -146,7 +147,7 @@ def apply(model: ir.Model, step: EarlyExit, context: Context) -> ir.Model:
     _report_plan(plan, whole_macs, context)
     result = model.clone()
     insert_exits(result, plan.heads, plan.choice.threshold, softmax=_ends_in_softmax(model))
-    _report_time(model, result, [array[held_back] for array in split.inputs], context)
+    _report_time(model, result, split.take(held_back), context)
     return result
 
 
@@ -188,14 +189,12 @@ def _taken(
     return outcome, tuple(shares)
 
 
-def _run(
-    model: ir.Model, points: Sequence[Point], inputs: Sequence[Array]
-) -> tuple[list[Array], Array]:
+def _run(model: ir.Model, points: Sequence[Point], split: Split) -> tuple[list[Array], Array]:
     """Returns the pooled values at each point, and the model's logits."""
     teacher = Teacher(model, [point.value for point in points])
     pieces = []
-    for start in range(0, len(inputs[0]), 256):
-        *values, logits = teacher([array[start : start + 256] for array in inputs])
+    for batch in split.batches(256):
+        *values, logits = teacher(batch)
         means = [v.mean(axis=p.axes) if p.axes else v for p, v in zip(points, values, strict=True)]
         pieces.append([*means, logits])
     *pooled, answers = (np.concatenate(parts) for parts in zip(*pieces, strict=True))

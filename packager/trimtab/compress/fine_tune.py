@@ -101,15 +101,17 @@ def apply(model: ir.Model, step: FineTune, context: Context) -> ir.Model:
     augmentation = augment and train.Augmentation(augment, Teacher(context.teacher))
     trained = model.clone()
     split = context.dataset.train
-    history = train.fine_tune(
-        trained,
-        split.inputs,
-        teacher_answers(context.teacher, split.inputs),
-        split.labels,
-        step.schedule(context.seed),
-        augmentation=augmentation,
-        on_epoch=lambda loss: log_epoch(context, step, loss),
-    )
+    answers = teacher_answers(context.teacher, split.columns)
+    with context.keeping(trained):
+        history = train.fine_tune(
+            trained,
+            split.columns,
+            answers,
+            split.labels,
+            step.schedule(context.seed),
+            augmentation=augmentation,
+            on_epoch=lambda loss: log_epoch(context, step, loss),
+        )
     log_outcome(context, step, history)
     return trained
 

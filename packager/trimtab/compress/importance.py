@@ -158,7 +158,7 @@ def _loss_changes(
 
     split = context.dataset.train
     chosen = np.random.default_rng(context.seed).permutation(len(split))[:samples]
-    inputs = [array[chosen] for array in split.inputs]
+    inputs = split.take(chosen)
     labels = None if split.labels is None else split.labels[chosen]
     answers = teacher_answers(context.teacher, inputs)
     gradients = weight_gradients(model, inputs, answers, labels)

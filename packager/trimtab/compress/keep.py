@@ -147,7 +147,7 @@ def _by_sensitivity(
         raise DataError("prune_channels: `scope: sensitivity` needs data: give --data")
     split = context.dataset.train
     chosen = np.random.default_rng(context.seed).permutation(len(split))[:samples]
-    inputs = [array[chosen] for array in split.inputs]
+    inputs = split.take(chosen)
     labels = None if split.labels is None else split.labels[chosen]
     model, groups = candidates.model, candidates.dependencies
     loss = answer_loss(run_graph(model, inputs)[0], labels)

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trimtab.engine.losses import heads
+from trimtab.evaluate.data import Column
 from trimtab.graph.run import GraphRunner
+from trimtab.progress import track
 
 Array = NDArray[Any]
+
+_BATCH = 256
 
 
 class Teacher:
@@ -43,6 +48,9 @@ class Teacher:
         return self._runner.run(samples)
 
 
-def teacher_answers(teacher: ir.Model, samples: Sequence[Array]) -> list[Array]:
-    """Asks a teacher once; see `Teacher`."""
-    return Teacher(teacher)(samples)
+def teacher_answers(teacher: ir.Model, samples: Sequence[Column]) -> list[Array]:
+    """Asks a teacher about all samples, which are read batch by batch; see `Teacher`."""
+    ask, total = Teacher(teacher), len(samples[0])
+    starts = track(range(0, total, _BATCH), "original's answers", -(-total // _BATCH))
+    pieces = [ask([np.asarray(column[at : at + _BATCH]) for column in samples]) for at in starts]
+    return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]

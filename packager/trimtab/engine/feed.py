@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.errors import DataError
+from trimtab.evaluate.data import Column
 
 Array = NDArray[Any]
 Teacher = Callable[[Sequence[Array]], Sequence[Array]]
@@ -21,7 +22,7 @@ class Feed:
     """Gives batches by the numbers of their samples.
 
     Args:
-        inputs: One array per input, samples along axis 0.
+        inputs: One column per input, samples along axis 0; only the samples of a batch are read.
         targets: The teacher's answers, one array each; or the teacher, to be asked batch by batch,
             where its answers to everything would not fit into memory.
         labels: One array for each output that has some.
@@ -32,7 +33,7 @@ class Feed:
 
     def __init__(
         self,
-        inputs: Sequence[Array],
+        inputs: Sequence[Column],
         targets: Sequence[Array] | Teacher,
         labels: Sequence[Array],
         augment: Augment | None = None,

@@ -14,6 +14,7 @@ from trimtab.engine.feed import Feed
 from trimtab.engine.hold import Holding
 from trimtab.engine.module import GraphModule
 from trimtab.engine.schedule import Schedule, make_optimizer
+from trimtab.progress import report
 
 Array = NDArray[Any]
 
@@ -93,7 +94,10 @@ class Trainer:
 
         order = np.random.default_rng((self._schedule.seed, epoch)).permutation(self._training)
         losses = []
-        for index in _batches(order, self._batch, whole=True):
+        steps = len(order) // self._batch
+        before, total = (epoch - 1) * steps, self._schedule.epochs * steps
+        for number, index in enumerate(_batches(order, self._batch, whole=True), start=1):
+            report("training", before + number, total)
             columns = self._feed.batch(index, training=True)
             losses.append(self._step(*[tf.constant(column) for column in columns]))
         return float(np.mean([loss.numpy() for loss in losses]))

@@ -20,6 +20,8 @@ from trimtab.engine.module import GraphModule
 from trimtab.engine.schedule import Schedule
 from trimtab.engine.step import Objective, Trainer
 from trimtab.errors import DataError, ModelError
+from trimtab.evaluate.data import Column
+from trimtab.progress import report
 from trimtab.tensorflow_setup import import_tensorflow, seed_everything
 
 Array = NDArray[Any]
@@ -52,7 +54,7 @@ class Augmentation:
 
 def fine_tune(
     model: ir.Model,
-    samples: Sequence[Array],
+    samples: Sequence[Column],
     targets: Array | Sequence[Array],
     labels: Labels,
     schedule: Schedule,
@@ -67,7 +69,7 @@ def fine_tune(
     Args:
         model: The graph. A Softmax or Sigmoid at its end is left out of the loss, which works on
             what goes into it.
-        samples: One array per input, samples along axis 0.
+        samples: One column per input, samples along axis 0; read batch by batch.
         targets: The teacher's answers for each output: what `losses.heads` finds in its graph,
             per sample; one array if there is one output.
         labels: Class numbers or values to predict, or None.
@@ -109,12 +111,13 @@ def train(
 ) -> list[EpochLoss]:
     """Trains `model` in place for any objective; see `fine_tune`.
 
-    An interrupt (Ctrl-C) ends the training, not the program: the best epoch so far is kept.
+    After an interrupt (Ctrl-C), which goes on to the caller, `model` has the best epoch so far.
 
     Raises:
         UnsupportedOperatorError: The engine lacks operators of the graph.
         ModelError: The graph has a fixed batch.
         DataError: There are too few samples.
+        KeyboardInterrupt: Somebody has had enough.
     """
     check_trainable(model, len(feed))
     import_tensorflow()
@@ -135,9 +138,9 @@ def train(
             on_epoch(history[-1])
             if schedule.patience is not None and epoch - best_epoch.epoch >= schedule.patience:
                 break
-    except KeyboardInterrupt:
-        pass
-    trainer.finish(best)
+    finally:
+        trainer.finish(best)
+        report("training", 1, 1)
     return history
 
 

@@ -129,7 +129,7 @@ def _drop_measure(model: ir.Model, limits: Limits, context: Context) -> Callable
         raise DataError("factorize: `max_drop` needs data: give --data")
     split = context.dataset.train
     held_back = np.random.default_rng(context.seed).permutation(len(split))[: limits.samples]
-    inputs = [array[held_back] for array in split.inputs]
+    inputs = split.take(held_back)
     labels = None if split.labels is None else split.labels[held_back]
     reference = run_graph(model, inputs)[0]
     folds = np.array_split(np.arange(len(held_back)), min(limits.folds, len(held_back)))
