@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import onnx_ir as ir
 import pytest
 
 from support.graphs import GraphBuilder
 from support.quant_graphs import TrainedLike
+from support.techniques import context
 from trimtab.compress.fine_tune import FineTune, apply
 from trimtab.evaluate.data import Dataset, Split
 from trimtab.graph.access import held, hold
@@ -42,13 +41,8 @@ def change(model: ir.Model, kind: str, function) -> ir.Model:
 def trained(model: ir.Model) -> ir.Model:
     x = np.random.default_rng(1).normal(size=(200, 4, 8, 8)).astype(np.float32)
     split = Split(inputs=(x,), labels=None)
-    context = SimpleNamespace(
-        dataset=Dataset(source="noise", train=split, test=split),
-        teacher=network(),
-        seed=1,
-        log=lambda line: None,
-    )
-    result = apply(model, FineTune(epochs=3, batch_size=16), context)
+    noise = Dataset(source="noise", train=split, test=split)
+    result = apply(model, FineTune(epochs=3, batch_size=16), context(network(), noise))
     distances = [
         np.square(run_graph(m, [x])[0] - run_graph(network(), [x])[0]).mean()
         for m in (model, result)

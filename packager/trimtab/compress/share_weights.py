@@ -67,7 +67,7 @@ def apply(model: ir.Model, step: ShareWeights, context: Context) -> ir.Model:
         _share([matrices[number][rows] for number, rows in parts], step.values)
     for weight, matrix in zip(shared, matrices, strict=True):
         set_initializer(weight.value, weight.unmatrix(matrix))
-        hold(weight.value, "clusters")
+        hold(weight.value, "model_clusters" if step.scope == "model" else "clusters")
     if step.epochs:
         result = _train(result, step, context)
     _log(counterparts(weights, result), context)
@@ -104,28 +104,7 @@ def _train(model: ir.Model, step: ShareWeights, context: Context) -> ir.Model:
     from trimtab.compress import fine_tune
 
     training = fine_tune.FineTune(epochs=step.epochs, learning_rate=step.learning_rate)
-    trained = fine_tune.apply(model, training, context)
-    if step.scope == "model":
-        before = require_weights(model, "share_weights", tables=True)
-        _rejoin(before, counterparts(before, trained))
-    return trained
-
-
-def _rejoin(before: Sequence[Weight], after: Sequence[Weight]) -> None:
-    """Gives a cluster that spans tensors one value again, the mean of what training made of it.
-
-    Training keeps the clusters of one tensor together, not those of several.
-    """
-    known = np.unique(np.concatenate([np.unique(weight.array) for weight in before]))
-    places = [np.searchsorted(known, weight.array) for weight in before]
-    sums, counts = np.zeros(known.size), np.zeros(known.size)
-    for place, weight in zip(places, after, strict=True):
-        flat = place.ravel()
-        sums += np.bincount(flat, weights=weight.array.ravel(), minlength=known.size)
-        counts += np.bincount(flat, minlength=known.size)
-    means = (sums / counts).astype(np.float32)
-    for place, weight in zip(places, after, strict=True):
-        set_initializer(weight.value, means[place])
+    return fine_tune.apply(model, training, context)
 
 
 def _log(weights: Sequence[Weight], context: Context) -> None:

@@ -166,7 +166,7 @@ def _takes_norm(node: ir.Node) -> bool:
     if bias is not None and (constant(bias) is None or held(bias) is not None):
         return False
     # A scale for each channel keeps zeros, and would split clusters.
-    return len(kernel.uses()) == 1 and held(kernel) != "clusters"
+    return len(kernel.uses()) == 1 and held(kernel) in (None, "zeros")
 
 
 def _moments(tensor: Any) -> tuple[Any, Any]:

@@ -142,11 +142,12 @@ class Trainer:
             else:
                 with self._norms.mode("batch"):
                     loss = self._loss(*columns)
-        gradients = tape.gradient(loss, [variable.value for variable in self._trainable])
+        found = tape.gradient(loss, [variable.value for variable in self._trainable])
+        gradients = self._holding.gradients(found)
         pairs = [(g, v) for g, v in zip(gradients, self._trainable, strict=True) if g is not None]
         reached = [v for _, v in pairs] if len(pairs) < len(self._trainable) else None
         self._optimizer.apply([g for g, _ in pairs], reached)
-        self._holding.project()
+        self._holding.settle()
         return loss
 
     def _loss(self, *columns: Any) -> Any:

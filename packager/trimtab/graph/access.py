@@ -102,13 +102,16 @@ HOLD_KEY = "trimtab.hold"
 """Where an initializer says what must be kept of it; ONNX files carry it as metadata."""
 
 
-def hold(value: ir.Value, kind: Literal["zeros", "clusters"]) -> None:
-    """Marks a weight: whatever changes it later keeps its zeros, or its few distinct values."""
+def hold(value: ir.Value, kind: Literal["zeros", "clusters", "model_clusters"]) -> None:
+    """Marks a weight: whatever changes it later keeps its zeros, or its few distinct values.
+
+    Those of `model_clusters` are the same in all weights that are marked so.
+    """
     value.metadata_props[HOLD_KEY] = kind
 
 
 def held(value: ir.Value) -> str | None:
-    """Returns what must be kept of a weight, `zeros` or `clusters`, or None."""
+    """Returns what must be kept of a weight, as `hold` takes it, or None."""
     return value.metadata_props.get(HOLD_KEY)
 
 
