@@ -57,6 +57,7 @@ def clean(model: ir.Model) -> ir.Model:
     # Old exporters list weights among the inputs too, so that a caller could replace them.
     common.RemoveInitializersFromInputsPass()(model)
     _name_batch(model)
+    declared = _forget_output_shapes(model)
     infer_shapes(model)
     for _ in range(_MAX_ROUNDS):
         changed = False
@@ -71,8 +72,37 @@ def clean(model: ir.Model) -> ir.Model:
     common.TopologicalSortPass()(model)
     tidy_names(model)
     infer_shapes(model)
+    _recall_output_shapes(model, declared)
     _name_batch(model)
     return model
+
+
+def _forget_output_shapes(model: ir.Model) -> list[ir.Shape | None]:
+    """Leaves outputs' shapes to inference: exporters declare wrong ones, and rewrites believe them.
+
+    Returns:
+        What the outputs were declared to be.
+    """
+    declared = [value.shape for value in model.graph.outputs]
+    for value in model.graph.outputs:
+        producer = value.producer()
+        if producer is not None and producer.domain in ("", "ai.onnx"):
+            value.shape = None
+    return declared
+
+
+def _recall_output_shapes(model: ir.Model, declared: list[ir.Shape | None]) -> None:
+    """Fills in what inference did not find, where the declared shape has as many dimensions."""
+    for value, shape in zip(model.graph.outputs, declared, strict=True):
+        if shape is None or (value.shape is not None and len(value.shape) != len(shape)):
+            continue
+        inferred = value.shape if value.shape is not None else [None] * len(shape)
+        value.shape = ir.Shape(
+            [
+                dim if isinstance(dim, int) else old
+                for dim, old in zip(inferred, shape, strict=True)
+            ]
+        )
 
 
 def _name_batch(model: ir.Model) -> None:
