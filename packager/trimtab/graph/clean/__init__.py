@@ -15,7 +15,7 @@ from trimtab.graph.clean.control_flow import inline_known_branches, unroll_short
 from trimtab.graph.clean.dense import fuse_dense_bias
 from trimtab.graph.clean.einsum import hoist_bias, lower_einsum
 from trimtab.graph.clean.names import tidy_names
-from trimtab.graph.clean.reshapes import fix_reshape_targets
+from trimtab.graph.clean.reshapes import fold_shapes
 from trimtab.graph.clean.reversals import cancel_reversals
 from trimtab.graph.clean.scaling import fold_scaling, split_batch_norm
 from trimtab.graph.clean.singleton import cancel_squeezes, sink_unsqueeze
@@ -30,7 +30,7 @@ _PASSES = (
     lower_einsum,
     hoist_bias,
     cancel_reversals,
-    fix_reshape_targets,
+    fold_shapes,
     sink_unsqueeze,
     cancel_squeezes,
     cancel_transposes,
@@ -98,10 +98,7 @@ def _recall_output_shapes(model: ir.Model, declared: list[ir.Shape | None]) -> N
             continue
         inferred = value.shape if value.shape is not None else [None] * len(shape)
         value.shape = ir.Shape(
-            [
-                dim if isinstance(dim, int) else old
-                for dim, old in zip(inferred, shape, strict=True)
-            ]
+            [dim if isinstance(dim, int) else old for dim, old in zip(inferred, shape, strict=True)]
         )
 
 

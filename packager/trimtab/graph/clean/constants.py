@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from math import prod
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
@@ -32,16 +31,14 @@ def lift_constants(model: ir.Model) -> bool:
 
 
 def fold_constants(model: ir.Model) -> bool:
-    """Computes every node whose inputs are constants, and Shape of a value of known shape.
+    """Computes every node whose inputs are constants.
 
     The reference evaluator of the onnx package computes them, so that a folded value is what
     the operator's specification says.
     """
     changed = False
     for node in list(model.graph):
-        if node.op_type == "Shape":
-            changed |= _fold_shape(model, node)
-        elif _is_foldable(node):
+        if _is_foldable(node):
             changed |= _fold(model, node)
     return changed
 
@@ -92,17 +89,5 @@ def _fold(model: ir.Model, node: ir.Node) -> bool:
     results = evaluator.run(None, {value.name: constant(value) for value in inputs})
     for output, array in zip(node.outputs, results, strict=True):
         replace_value(output, add_initializer(model.graph, f"{output.name}_folded", array))
-    model.graph.remove(node, safe=True)
-    return True
-
-
-def _fold_shape(model: ir.Model, node: ir.Node) -> bool:
-    shape = shape_of(node.inputs[0])
-    if shape is None or None in shape:
-        return False
-    start = node.attributes["start"].as_int() if "start" in node.attributes else 0
-    end = node.attributes["end"].as_int() if "end" in node.attributes else len(shape)
-    array = np.asarray(shape[start:end], np.int64)
-    replace_value(node.outputs[0], add_initializer(model.graph, "shape_folded", array))
     model.graph.remove(node, safe=True)
     return True

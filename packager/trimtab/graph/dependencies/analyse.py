@@ -13,11 +13,13 @@ from trimtab.graph.dependencies import (  # noqa: F401
     rules_linear,
     rules_products,
     rules_recurrent,
+    rules_reshape,
 )
 from trimtab.graph.dependencies.atoms import LabelArray
 from trimtab.graph.dependencies.groups import Dependencies, collect
 from trimtab.graph.dependencies.labels import Labels, dimensions, frozen
 from trimtab.graph.dependencies.rules import RULES
+from trimtab.graph.shapes import Formulas
 
 
 def analyse(model: ir.Model) -> Dependencies:
@@ -28,7 +30,7 @@ def analyse(model: ir.Model) -> Dependencies:
             and nodes in topological order, as `load_model` returns it. Where a shape is unknown,
             or a node is not understood, everything around it is kept.
     """
-    labels = Labels(model.opset_imports.get("", 0))
+    labels = Labels(model.opset_imports.get("", 0), Formulas(model.graph))
     for value in model.graph.inputs:
         if value.shape is not None:
             labels.set_activation(value, frozen(len(value.shape)))

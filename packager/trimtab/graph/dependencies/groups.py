@@ -49,12 +49,14 @@ class Dependencies:
         groups: In the order in which the graph makes their channels.
         axes: The class of each slice along each axis that can lose slices; 0 is always kept.
         kernels: Names of the parameters that make channels.
+        reading: The axes of kernels that sum over channels.
         opaque_operators: Operators without a rule for what they do, around which all is kept.
     """
 
     groups: tuple[Group, ...]
     axes: Mapping[Axis, LabelArray]
     kernels: frozenset[str]
+    reading: frozenset[Axis]
     opaque_operators: tuple[str, ...]
 
     def count(self, group: Group, classes: Iterable[int]) -> int:
@@ -88,6 +90,7 @@ def collect(labels: Labels, opaque_operators: tuple[str, ...]) -> Dependencies:
         groups=tuple(groups),
         axes=axes,
         kernels=frozenset(labels.kernels),
+        reading=frozenset(labels.reading),
         opaque_operators=opaque_operators,
     )
 

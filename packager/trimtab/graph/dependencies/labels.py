@@ -4,7 +4,9 @@ An activation carries one array of atoms that broadcasts to its shape: an axis a
 does not change has length 1. A feature map of shape (batch, 16, 28, 28) behind a convolution
 carries (1, 16, 1, 1); flattened to (batch, 12544) it carries (1, 12544), with each of the 16 atoms
 784 times. So a layout is never assumed: reshaping and transposing the array is all that a Reshape
-or a Transpose needs, and axes of unknown length, such as the batch, simply have length 1.
+or a Transpose needs, and axes of unknown length, such as the batch, simply have length 1. Along an
+axis of unknown length the atoms may repeat instead: where heads are merged with the batch, as
+PyTorch does it, an axis of `batch * 4` carries the atoms of 4 heads, over and over.
 
 A parameter (an initializer) is indexed by two sets of atoms at once, those that a layer makes and
 those that it consumes. It carries one vector of atoms for each of its axes.
@@ -18,6 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from trimtab.graph.dependencies.atoms import FROZEN, Atoms, LabelArray
+from trimtab.graph.shapes import Formulas, Lengths
 
 
 def dimensions(value: ir.Value) -> tuple[int | None, ...]:
@@ -47,20 +50,24 @@ class Labels:
     Attributes:
         atoms: The atoms and the ties between them.
         opset: Version of the ONNX operator set that the graph imports.
+        formulas: The graph's lengths, as far as they are known.
         activations: Labels of each graph input and node output, by the name of the value.
         parameters: One vector for each axis of each initializer that was met, by its name.
         kernels: Names of the parameters that make channels: weights of convolutions and the like.
         made: For each axis of a kernel that makes channels, how many channels of a feature map
             each slice of it stands for.
+        reading: The axes of kernels whose slices are multiplied with channels and summed up.
     """
 
-    def __init__(self, opset: int) -> None:
+    def __init__(self, opset: int, formulas: Formulas) -> None:
         self.atoms = Atoms()
         self.opset = opset
+        self.formulas = formulas
         self.activations: dict[str, LabelArray] = {}
         self.parameters: dict[str, list[LabelArray]] = {}
         self.kernels: set[str] = set()
         self.made: dict[tuple[str, int], int] = {}
+        self.reading: set[tuple[str, int]] = set()
 
     def of(self, value: ir.Value) -> LabelArray:
         """Return the labels of a tensor that an operator reads as data.
@@ -73,6 +80,10 @@ class Labels:
         if name not in self.activations:
             return frozen(len(dimensions(value)))
         return self.activations[name]
+
+    def lengths(self, value: ir.Value) -> Lengths:
+        """Return the length of each axis of a tensor of known rank, as numbers or formulas."""
+        return self.formulas.shapes[value]
 
     def set_activation(self, value: ir.Value, labels: LabelArray) -> None:
         """Give a graph input or a node output its labels."""
@@ -113,6 +124,10 @@ class Labels:
         self.kernels.add(name_of(value))
         if axis is not None:
             self.made.setdefault((name_of(value), axis), channels)
+
+    def add_reader(self, value: ir.Value, axis: int) -> None:
+        """Record that a kernel sums over the channels along one of its axes."""
+        self.reading.add((name_of(value), axis))
 
     def freeze(self, value: ir.Value) -> None:
         """Keep all of a tensor."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 import numpy as np
 import onnx_ir as ir
@@ -26,43 +25,6 @@ def transpose(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
     source = labels.of(data(node))
     order = node.attributes.get_ints("perm", None)
     return [source.transpose(order if order is not None else range(source.ndim)[::-1])]
-
-
-@rule("Reshape", "Flatten")
-def reshape(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
-    """Carry the labels through, element by element.
-
-    The trailing axes that hold all changes of atom must become trailing axes of the output with
-    as many elements. Axes before them, with the batch among them, may be joined and split freely.
-    A target computed at run time is not understood; `load_model` leaves few of them.
-    """
-    if node.op_type == "Reshape" and constant(input_at(node, 1)) is None:
-        return None
-    source = labels.of(data(node))
-    old, new = dimensions(data(node)), dimensions(node.outputs[0])
-    varying = varying_axes(source)
-    if not varying:
-        return [source.reshape((1,) * len(new))]
-    for start in range(varying[0], -1, -1):
-        tail = _tail_of_size(new, _size(old[start:]))
-        if tail is not None:
-            full = np.broadcast_to(source[(0,) * start], tuple(size or 1 for size in old[start:]))
-            return [full.reshape((1,) * (len(new) - len(tail)) + tail)]
-    return None
-
-
-def _size(sizes: Sequence[int | None]) -> int | None:
-    known = [size for size in sizes if size is not None]
-    return prod(known) if len(known) == len(sizes) else None
-
-
-def _tail_of_size(sizes: tuple[int | None, ...], count: int | None) -> tuple[int, ...] | None:
-    """Return the shortest run of last axes, of known length, that holds `count` elements."""
-    for start in range(len(sizes) - 1, -1, -1):
-        tail = tuple(size for size in sizes[start:] if size is not None)
-        if len(tail) == len(sizes) - start and prod(tail) == count:
-            return tail
-    return None
 
 
 @rule("Squeeze")
@@ -106,7 +68,7 @@ def split(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
     if source.shape[axis] == 1:
         return [source] * len(node.outputs)
     sizes = [dimensions(output)[axis] for output in node.outputs]
-    if _size(sizes) is None:
+    if any(size is None for size in sizes):
         return None
     return np.split(source, np.cumsum([size or 0 for size in sizes])[:-1], axis)
 
@@ -121,7 +83,7 @@ def slice_(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
     cuts = [slice(None)] * source.ndim
     for axis, cut in bounds.items():
         if source.shape[axis] > 1:
-            if cut.step != 1:
+            if cut.step != 1 or dimensions(data(node))[axis] is None:
                 return None
             cuts[axis] = cut
     return [source[tuple(cuts)]]
@@ -156,7 +118,9 @@ def gather(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
         at = tuple(range(axis, axis + rank))
         return [np.expand_dims(source.squeeze(axis), at)]
     places = constant(indices)
-    return None if places is None or rank > 1 else [source.take(places, axis)]
+    if places is None or rank > 1 or dimensions(table)[axis] is None:
+        return None
+    return [source.take(places, axis)]
 
 
 def _embedding(table: ir.Value, rank: int, labels: Labels) -> list[LabelArray]:

@@ -36,6 +36,7 @@ def conv(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
     # Groups stay alike: channel i of every group goes, or none. So the group count stays.
     taken_atoms = labels.tie_along(source.reshape(groups, taken), [0]).reshape(-1)
     made_atoms = np.tile(labels.atoms.create(made // groups), groups)
+    labels.add_reader(weight, 1)
     return [_make(weight, bias, {0: made_atoms, 1: taken_atoms}, labels)]
 
 
@@ -68,6 +69,7 @@ def conv_transpose(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None
     source = np.tile(labels.tie_along(source.reshape(groups, -1), [0]).reshape(-1), groups)
     fresh = labels.atoms.create(made)
     labels.set_parameter(weight, {0: source, 1: fresh})
+    labels.add_reader(weight, 0)
     labels.add_kernel(weight, 1, channels=groups)
     return [_with_bias(weight, bias, np.tile(fresh, groups), labels)]
 

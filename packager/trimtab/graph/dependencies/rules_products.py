@@ -121,6 +121,7 @@ def _layer(
     vectors = {weights.index(chosen): fresh}
     if carrying is not None:
         vectors[weights.index(own[carrying])] = vector
+        labels.add_reader(weight, weights.index(own[carrying]))
     labels.set_parameter(weight, vectors)
     features = prod(sizes[letter] or 0 for letter in made if letter != chosen)
     labels.add_kernel(weight, weights.index(chosen), channels=features)

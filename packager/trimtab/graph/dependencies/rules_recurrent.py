@@ -46,6 +46,8 @@ def recurrent(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
     labels.set_parameter(recurrence, {1: np.tile(units, gates), 2: units})
     labels.add_kernel(weight)
     labels.add_kernel(recurrence, 2)
+    labels.add_reader(weight, 2)
+    labels.add_reader(recurrence, 2)
     for value, count in ((bias, 2 * gates), (peepholes, _PEEPHOLES)):
         if value is not None:
             labels.set_parameter(value, {1: np.tile(units, count)})

@@ -1,0 +1,230 @@
+"""Shapes of single operators' outputs, as formulas.
+
+Only what keeps, joins, splits or rearranges free dimensions needs a rule; lengths that shape
+inference knows as numbers win in any case.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import onnx_ir as ir
+
+from trimtab.graph.access import attribute, integers
+from trimtab.graph.shapes.formulas import Formulas, Lengths, ShapeRule
+from trimtab.graph.shapes.lengths import Length, divided
+
+
+def _same(node: ir.Node, known: Formulas) -> list[Lengths] | None:
+    shape = known.shape(node.inputs[0])
+    return None if shape is None else [shape] * len(node.outputs)
+
+
+def broadcast(*shapes: Lengths) -> Lengths | None:
+    """Returns the shape that operands broadcast to, or None where it cannot be proved."""
+    rank = max(map(len, shapes))
+    padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
+    result: list[Length | int] = []
+    for lengths in zip(*padded, strict=True):
+        others = {length for length in lengths if length != 1}
+        numbers = {length for length in others if isinstance(length, int)}
+        if len(others) > 1 and len(numbers) != 1:
+            return None
+        result.append(next(iter(numbers or others), 1))
+    return tuple(result)
+
+
+def _elementwise(node: ir.Node, known: Formulas) -> list[Lengths] | None:
+    shapes = [known.shape(value) for value in node.inputs if value is not None]
+    given = [shape for shape in shapes if shape is not None]
+    joined = broadcast(*given) if given and len(given) == len(shapes) else None
+    return None if joined is None else [joined]
+
+
+def _reshape(node: ir.Node, known: Formulas) -> list[Lengths] | None:
+    source, target = known.shape(node.inputs[0]), known.of(node.inputs[1])
+    if source is None or target is None or attribute(node, "allowzero", 0):
+        return None
+    wanted = list(target.flat)
+    if any(dim == 0 and axis >= len(source) for axis, dim in enumerate(wanted)):
+        return None
+    lengths = [source[axis] if dim == 0 else dim for axis, dim in enumerate(wanted)]
+    if -1 in lengths:
+        rest = divided(prod(source), prod(length for length in lengths if length != -1))
+        if rest is None:
+            return None
+        lengths[lengths.index(-1)] = rest
+    return [tuple(lengths)]
+
+
+def _flatten(node: ir.Node, known: Formulas) -> list[Lengths] | None:
+    source = known.shape(node.inputs[0])
+    if source is None:
+        return None
+    axis = attribute(node, "axis", 1) % (len(source) + 1)
+    return [(prod(source[:axis]), prod(source[axis:]))]
+
+
+def _transpose(node: ir.Node, known: Formulas) -> list[Lengths] | None:
+    source = known.shape(node.inputs[0])
+    if source is None:
+        return None
+    perm = attribute(node, "perm", None) or range(len(source))[::-1]
+    return [tuple(source[axis] for axis in perm)]
+
+
+def _unsqueeze(node: ir.Node, known: Formulas) -> list[Lengths] | None:
+    source, axes = known.shape(node.inputs[0]), integers(node, 1, "axes")
+    if source is None or axes is None:
+        return None
+    rank = len(source) + len(axes)
+    new = {axis % rank for axis in axes}
+    rest = iter(source)
+    return [tuple(1 if axis in new else next(rest) for axis in range(rank))]
+
+
+def _squeeze(node: ir.Node, known: Formulas) -> list[Lengths] | None:
+    source, axes = known.shape(node.inputs[0]), integers(node, 1, "axes")
+    if source is None or axes is None:
+        return None
+    gone = {axis % len(source) for axis in axes}
+    return [tuple(length for axis, length in enumerate(source) if axis not in gone)]
+
+
+def _concat(node: ir.Node, known: Formulas) -> list[Lengths] | None:
+    shapes = [shape for value in node.inputs if (shape := known.shape(value)) is not None]
+    if len(shapes) != len(node.inputs):
+        return None
+    axis = attribute(node, "axis", 0) % len(shapes[0])
+    result = list(shapes[0])
+    result[axis] = sum(shape[axis] for shape in shapes)
+    return [tuple(result)]
+
+
+def _gather(node: ir.Node, known: Formulas) -> list[Lengths] | None:
+    source, places = known.shape(node.inputs[0]), known.shape(node.inputs[1])
+    if source is None or places is None:
+        return None
+    axis = attribute(node, "axis", 0) % len(source)
+    return [(*source[:axis], *places, *source[axis + 1 :])]
+
+
+def _slice(node: ir.Node, known: Formulas) -> list[Lengths] | None:
+    """Knows the axes that are not cut, and those that are turned round as a whole."""
+    source = known.shape(node.inputs[0])
+    bounds = [known.integers(value) for value in node.inputs[1:]]
+    if source is None or len(bounds) < 3 or any(bound is None for bound in bounds):
+        return None
+    starts, ends, axes, steps = (*bounds, [1] * len(bounds[0] or ()))[:4]
+    cut = zip(starts or (), ends or (), axes or (), steps or (), strict=True)
+    for start, end, axis, step in cut:
+        whole = (start == 0 and end >= 2**31 - 1 and step == 1) or (
+            start == -1 and end <= -(2**31 - 1) and step == -1
+        )
+        if isinstance(source[axis], Length) and not whole:
+            return None
+    return [source]  # lengths that are numbers come from shape inference
+
+
+def _split(node: ir.Node, known: Formulas) -> list[Lengths] | None:
+    source = known.shape(node.inputs[0])
+    if source is None or isinstance(source[attribute(node, "axis", 0)], Length):
+        return None
+    return [source] * len(node.outputs)
+
+
+def _matmul(node: ir.Node, known: Formulas) -> list[Lengths] | None:
+    left, right = known.shape(node.inputs[0]), known.shape(node.inputs[1])
+    if left is None or right is None or min(len(left), len(right)) < 2:
+        return None
+    batch = broadcast(left[:-2], right[:-2]) if left[2:] or right[2:] else ()
+    return None if batch is None else [(*batch, left[-2], right[-1])]
+
+
+def _gemm(node: ir.Node, known: Formulas) -> list[Lengths] | None:
+    left, right = known.shape(node.inputs[0]), known.shape(node.inputs[1])
+    if left is None or right is None:
+        return None
+    rows = left[1] if attribute(node, "transA", 0) else left[0]
+    return [(rows, right[0] if attribute(node, "transB", 0) else right[1])]
+
+
+def _reduce(node: ir.Node, known: Formulas) -> list[Lengths] | None:
+    source, axes = known.shape(node.inputs[0]), integers(node, 1, "axes")
+    if source is None or axes is None:
+        return None
+    gone = {axis % len(source) for axis in axes}
+    if attribute(node, "keepdims", 1):
+        return [tuple(1 if axis in gone else length for axis, length in enumerate(source))]
+    return [tuple(length for axis, length in enumerate(source) if axis not in gone)]
+
+
+def _expand(node: ir.Node, known: Formulas) -> list[Lengths] | None:
+    source, target = known.shape(node.inputs[0]), known.of(node.inputs[1])
+    if source is None or target is None:
+        return None
+    joined = broadcast(source, tuple(target.flat))
+    return None if joined is None else [joined]
+
+
+def _of_its_numbers(node: ir.Node, known: Formulas) -> list[Lengths] | None:
+    target = known.of(node.inputs[0])
+    return None if target is None else [tuple(target.flat)]
+
+
+def _recurrent(node: ir.Node, known: Formulas) -> list[Lengths] | None:
+    """Y is (steps, directions, batch, hidden), the states (directions, batch, hidden)."""
+    source, weight = known.shape(node.inputs[0]), known.shape(node.inputs[2])
+    if source is None or weight is None or attribute(node, "layout", 0):
+        return None
+    state = (weight[0], source[1], weight[2])
+    return [(source[0], *state), state, state][: len(node.outputs)]
+
+
+def _batch_stays(node: ir.Node, known: Formulas) -> list[Lengths] | None:
+    """Knows axes 0 and 1 of what keeps the batch; free lengths along others are its own."""
+    source, made = known.shape(node.inputs[0]), node.outputs[0].shape
+    if source is None or made is None or len(made) != len(source) or len(node.outputs) != 1:
+        return None
+    rest = [
+        dim if isinstance(dim, int) else Length.free(f"{node.outputs[0].name}[{axis}]")
+        for axis, dim in enumerate(made)
+    ]
+    return [(source[0], *rest[1:])]
+
+
+_KEEPS_SHAPE = (
+    *("Identity", "Cast", "Relu", "LeakyRelu", "Sigmoid", "Tanh", "Erf", "Exp", "Log", "Sqrt"),
+    *("Neg", "Abs", "Reciprocal", "Floor", "Ceil", "Round", "Sign", "Not", "Softplus", "Softsign"),
+    *("HardSigmoid", "HardSwish", "Elu", "Selu", "Celu", "Gelu", "Mish", "Swish", "Clip", "Sin"),
+    *("Softmax", "LogSoftmax", "LpNormalization", "BatchNormalization", "InstanceNormalization"),
+    *("GroupNormalization", "RMSNormalization", "Cos", "PRelu", "CumSum", "Dropout", "IsNaN"),
+    *("QuantizeLinear", "DequantizeLinear", "ThresholdedRelu", "Trilu"),
+)
+_ELEMENTWISE = (
+    *("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "Mod", "Where", "Equal"),
+    *("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Xor"),
+)
+
+SHAPE_RULES: dict[str, ShapeRule] = {
+    **dict.fromkeys(_KEEPS_SHAPE, _same),
+    **dict.fromkeys(_ELEMENTWISE, _elementwise),
+    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"), _reduce),
+    **dict.fromkeys(("ReduceProd", "ReduceSumSquare"), _reduce),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
+    **dict.fromkeys(("Conv", "ConvTranspose", "MaxPool", "AveragePool"), _batch_stays),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "Resize"), _batch_stays),
+    "Concat": _concat,
+    "ConstantOfShape": _of_its_numbers,
+    "Expand": _expand,
+    "Flatten": _flatten,
+    "Gather": _gather,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "Reshape": _reshape,
+    "Slice": _slice,
+    "Split": _split,
+    "Squeeze": _squeeze,
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
+}
