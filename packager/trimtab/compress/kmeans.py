@@ -64,27 +64,59 @@ def summarise(arrays: Iterable[Array]) -> Summary:
 def centres(summary: Summary, clusters: int) -> NDArray[np.float32]:
     """Finds the centres of clusters.
 
+    A centre that no value is nearest to, as between a few outliers and the rest, is put to use
+    where the error is largest: the cluster there is split.
+
     Args:
         summary: The values.
-        clusters: How many at most; centres that no value is nearest to are dropped.
+        clusters: How many at most.
 
     Returns:
         Distinct centres, rising, at least one if there is a value.
     """
     if summary.middles.size <= clusters:
         return np.unique(summary.middles.astype(np.float32))
-    counts = np.concatenate([[0], np.cumsum(summary.counts)])
-    sums = np.concatenate([[0.0], np.cumsum(summary.middles * summary.counts)])
+    bins = _Sums(summary)
     found = np.linspace(summary.middles[0], summary.middles[-1], clusters)
     for _ in range(_ITERATIONS):
-        borders = np.searchsorted(summary.middles, (found[:-1] + found[1:]) / 2)
-        edges = np.concatenate([[0], borders, [summary.middles.size]])
-        members = np.diff(counts[edges])
-        moved = np.diff(sums[edges])[members > 0] / members[members > 0]
+        means, errors, members = bins.clusters(found)
+        moved = _split(means, errors, members, clusters - means.size)
         if moved.size == found.size and np.array_equal(moved, found):
             break
         found = moved
-    return np.unique(found.astype(np.float32))
+    return np.unique(bins.clusters(found)[0].astype(np.float32))
+
+
+class _Sums:
+    """Sums over runs of bins, by differences of running sums."""
+
+    def __init__(self, summary: Summary) -> None:
+        self._middles, counts = summary.middles, summary.counts
+        weighted = self._middles * counts
+        terms = np.stack([counts, weighted, weighted * self._middles])
+        self._running = np.concatenate([np.zeros((3, 1)), np.cumsum(terms, axis=1)], axis=1)
+
+    def clusters(self, centres_: Array) -> tuple[Array, Array, Array]:
+        """Returns mean, squared error and number of values of each cluster that has some."""
+        borders = np.searchsorted(self._middles, (centres_[:-1] + centres_[1:]) / 2)
+        edges = np.concatenate([[0], borders, [self._middles.size]])
+        members, sums, squares = np.diff(self._running[:, edges], axis=1)
+        filled = members > 0
+        means = sums[filled] / members[filled]
+        errors = np.maximum(squares[filled] - sums[filled] * means, 0)
+        errors[np.diff(edges)[filled] == 1] = 0  # what differences of sums leave of one bin
+        return means, errors, members[filled]
+
+
+def _split(means: Array, errors: Array, members: Array, missing: int) -> Array:
+    """Replaces the clusters with the largest errors by two each, a deviation off their means."""
+    missing = min(missing, np.count_nonzero(errors))
+    if missing == 0:
+        return means
+    worst = np.argsort(errors)[-missing:]
+    deviations = np.sqrt(errors[worst] / members[worst])
+    halves = [means[worst] - deviations, means[worst] + deviations]
+    return np.sort(np.concatenate([np.delete(means, worst), *halves]))
 
 
 def nearest(values: Array, centres_: NDArray[np.float32]) -> NDArray[np.float32]:
