@@ -15,6 +15,7 @@ from trimtab.compress.decompositions import (
     digits_of,
     lost_energy,
     mode_product,
+    singular_values,
     svd,
     tails,
     tensor_train,
@@ -31,15 +32,15 @@ def weights(*shape: int, seed: int = 0) -> np.ndarray:
 @given(rows=st.integers(1, 12), columns=st.integers(1, 12), seed=st.integers(0, 99))
 def test_what_an_svd_loses_is_what_it_discards(rows: int, columns: int, seed: int) -> None:
     matrix = weights(rows, columns, seed=seed)
-    expected = tails(np.linalg.svd(matrix, compute_uv=False))
+    expected = tails([np.linalg.svd(matrix, compute_uv=False)])
     for rank in range(1, min(rows, columns) + 1):
         left, right = svd(matrix, rank)
         assert lost_energy(matrix, left @ right) == pytest.approx(expected[rank], abs=1e-9)
 
 
 def test_tails_of_nothing_are_nothing() -> None:
-    assert tails(np.zeros(3)).tolist() == [0, 0, 0, 0]
-    assert tails(np.array([2.0, 1.0])).tolist() == pytest.approx([1, 0.2, 0])
+    assert tails([np.zeros(3)]).tolist() == [0, 0, 0, 0]
+    assert tails([np.array([2.0, 1.0])]).tolist() == pytest.approx([1, 0.2, 0])
 
 
 def full(core: np.ndarray, outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
@@ -54,9 +55,7 @@ def test_full_tucker_ranks_reproduce_the_kernel() -> None:
 @given(ranks=st.tuples(st.integers(1, 8), st.integers(1, 6)), seed=st.integers(0, 50))
 def test_iteration_loses_no_more_than_the_tails_allow(ranks: tuple[int, int], seed: int) -> None:
     kernel = weights(8, 6, 3, seed=seed)
-    bound = sum(
-        tails(np.linalg.svd(unfold(kernel, mode), compute_uv=False))[ranks[mode]] for mode in (0, 1)
-    )
+    bound = sum(tails([singular_values(unfold(kernel, mode))])[ranks[mode]] for mode in (0, 1))
     lost = lost_energy(kernel, full(*tucker2(kernel, ranks)))
     assert lost <= bound + 1e-9
 
@@ -72,6 +71,17 @@ def test_cp_of_more_products_loses_less() -> None:
     lost = [lost_energy(tensor, cp_tensor(cp(tensor, rank))) for rank in (1, 4, 12, 45)]
     assert lost == sorted(lost, reverse=True)
     assert lost[-1] < 1e-4
+
+
+def test_cp_ends_in_products_of_a_size() -> None:
+    """Of a tensor of rank 3 that others of rank 2 come as near to as one likes."""
+    a, b = np.eye(2)
+    tensor = sum(np.einsum("i,j,k", *t) for t in ((a, a, b), (a, b, a), (b, a, a)))
+    factors = cp(tensor, 2)
+    lengths = np.prod([np.linalg.norm(factor, axis=0) for factor in factors], axis=0)
+    assert lengths.max() < 10 * np.linalg.norm(tensor)
+    assert lost_energy(tensor, cp_tensor(factors)) < 0.1
+    assert not cp_tensor(cp(np.zeros((2, 2, 2)), 1)).any()
 
 
 def test_a_full_train_reproduces_the_matrix() -> None:

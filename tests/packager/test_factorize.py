@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto
 
 from support.graphs import CLASSES, GRAPHS, GraphBuilder
 from support.sequence_graphs import SEQUENCE_GRAPHS
@@ -40,9 +41,23 @@ def conv(
     made: int = 6, taken: int = 4, kernel: tuple[int, ...] = (3, 3), **options: object
 ) -> ir.Model:
     b = GraphBuilder(taken, *[12] * len(kernel))
-    x = b.op("Conv", "x", b.weight(made, taken, *kernel), b.weight(made), **options)
+    weight = b.weight(made, taken // int(options.get("group", 1)), *kernel)
+    x = b.op("Conv", "x", weight, b.weight(made), **options)
     spatial = list(range(2, 2 + len(kernel)))
     return b.build(b.dense(b.op("ReduceMean", x, axes=spatial, keepdims=0), made, CLASSES))
+
+
+def transposed(
+    made: int = 6, taken: int = 4, kernel: tuple[int, ...] = (3, 3), **options: object
+) -> ir.Model:
+    b = GraphBuilder(taken, *[7] * len(kernel))
+    group = int(options.get("group", 1))
+    weight = b.weight(taken, made // group, *kernel)
+    x = b.op("ConvTranspose", "x", weight, b.weight(made), **options)
+    spatial = list(range(2, 2 + len(kernel)))
+    # Squares, so that no position is lost in the mean.
+    x = b.op("ReduceMean", b.op("Mul", x, x), axes=spatial, keepdims=0)
+    return b.build(b.dense(x, made, CLASSES))
 
 
 CONVOLUTIONS: dict[str, Callable[[], ir.Model]] = {
@@ -55,6 +70,15 @@ CONVOLUTIONS: dict[str, Callable[[], ir.Model]] = {
     "same_lower": lambda: conv(kernel=(4, 2), auto_pad="SAME_LOWER"),
     "one_dimensional": lambda: conv(kernel=(5,), pads=[2, 2], strides=[2]),
     "three_dimensional": lambda: conv(kernel=(2, 3, 2)),
+    "grouped": lambda: conv(made=12, taken=8, group=2, strides=[2, 2]),
+    "transposed": transposed,
+    "transposed_uneven": lambda: transposed(
+        kernel=(3, 4), strides=[3, 2], pads=[1, 0, 2, 1], output_padding=[2, 1]
+    ),
+    "transposed_dilated": lambda: transposed(dilations=[2, 1], strides=[1, 2]),
+    "transposed_same": lambda: transposed(auto_pad="SAME_UPPER", strides=[2, 2]),
+    "transposed_grouped": lambda: transposed(made=12, taken=8, group=2, strides=[2, 2]),
+    "transposed_line": lambda: transposed(kernel=(4,), strides=[2]),
 }
 
 
@@ -102,6 +126,41 @@ DENSE: dict[str, Callable[[], ir.Model]] = {
     "per_step": lambda: product(6),
     "per_place": lambda: product(3, 5),
 }
+
+
+def table() -> ir.Model:
+    """A table of 40 vectors, and a dense layer behind it."""
+    b = GraphBuilder(6)
+    indices = b.op("Cast", b.op("Abs", "x"), to=TensorProto.INT64)
+    x = b.op("ReduceMean", b.op("Gather", b.weight(40, 16), indices), axes=[1], keepdims=0)
+    return b.build(b.dense(x, 16, CLASSES))
+
+
+def test_a_table_becomes_a_narrower_one_with_a_product() -> None:
+    check(table(), "svd")
+    step = Factorize(rank=4, saves="parameters", layers=("Gather",))
+    changed = apply(table(), step, context(low_rank(), data=False))
+    saved = count_model(table()).parameters - count_model(changed).parameters
+    assert saved == 40 * 16 - 40 * 4 - 4 * 16
+    assert [node.op_type for node in changed.graph if "Gather" in node.op_type] == ["Gather"]
+
+
+@pytest.mark.parametrize("form", ["lstm", "gru", "bidirectional_lstm"])
+def test_recurrent_layers_take_a_narrower_input(form: str) -> None:
+    check(recurrent(form), "svd")
+
+
+def recurrent(form: str) -> ir.Model:
+    operator, gates = ("GRU", 3) if form == "gru" else ("LSTM", 4)
+    ways = 2 if form.startswith("bi") else 1
+    b = GraphBuilder(5, 24)
+    x = b.op("Transpose", "x", perm=[1, 0, 2])
+    weights = [b.weight(ways, gates * 12, width) for width in (24, 12)]
+    direction = "bidirectional" if ways == 2 else "forward"
+    y = b.op(operator, x, *weights, b.weight(ways, gates * 24), hidden_size=12, direction=direction)
+    x = b.op("Transpose", b.op("ReduceMean", y, axes=[0], keepdims=0), perm=[1, 0, 2])
+    x = b.op("Reshape", x, b.constant([-1, ways * 12]))
+    return b.build(b.dense(x, ways * 12, CLASSES))
 
 
 @pytest.mark.parametrize("method", ["svd", "tensor_train"])
@@ -246,11 +305,10 @@ def gemm_of(width: int) -> ir.Model:
     return b.build(b.dense("x", width, CLASSES))
 
 
-def grouped() -> ir.Model:
-    b = GraphBuilder(4, 8, 8)
-    x = b.op("ReduceMean", b.conv("x", 4, CLASSES * 2, group=2), axes=[2, 3], keepdims=0)
-    x = b.op("Reshape", x, b.constant([0, CLASSES, 2]))
-    return b.build(b.op("ReduceMean", x, axes=[2], keepdims=0))
+def depthwise() -> ir.Model:
+    b = GraphBuilder(CLASSES, 8, 8)
+    x = b.conv("x", CLASSES, CLASSES, group=CLASSES)
+    return b.build(b.op("ReduceMean", x, axes=[2, 3], keepdims=0))
 
 
 def held_weights() -> ir.Model:
@@ -271,7 +329,9 @@ def held_weights() -> ir.Model:
         ),
         (lambda: gemm_of(1), {"energy": 0.9}, ModelError, "c0: no rank saves macs"),
         (held_weights, {"energy": 0.9}, ModelError, "its zeros are held"),
-        (grouped, {"energy": 0.9}, ModelError, "it has 2 groups"),
+        (depthwise, {"energy": 0.9}, ModelError, "it is depthwise: each channel has one"),
+        (low_rank, {"energy": 0.9, "layers": ["c9*"]}, RecipeError, r"matches 'c9\*'.*near: c"),
+        (table, {"energy": 0.9, "layers": ["Gather"]}, ModelError, "`saves: parameters` takes it"),
         (low_rank, {"max_drop": 0.1}, DataError, "need data"),
         (low_rank, {"energy": 0.9, "epochs": 1}, DataError, "need data"),
         (low_rank, {"energy": 0.9, "method": "cp"}, ModelError, "only convolutions"),

@@ -6,7 +6,9 @@ budget, by what validation shows, or given outright.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
@@ -40,11 +42,12 @@ class Factorize(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
             cross-validation on samples held back from the training data.
         rank: The rank of every layer; of both bases for `tucker`.
         method: `auto` takes, layer by layer, the cheapest of `svd`, `spatial` and `tucker`.
+        layers: Names of weights, or operators such as `Gather`, with `*` and `?`; by default all.
         saves: A layer is replaced only where that saves these.
         samples: How many training samples are held back for validation.
         folds: Into how many parts they are split.
         epochs: Passes over the training samples afterwards.
-        learning_rate: Of that training at its start.
+        learning_rate: Of that training, as in `fine_tune`.
     """
 
     energy: Fraction | None = None
@@ -53,11 +56,12 @@ class Factorize(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     max_drop: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None
     rank: Positive | None = None
     method: Literal["auto", "svd", "spatial", "tucker", "cp", "tensor_train"] = "auto"
+    layers: tuple[str, ...] = ()
     saves: Literal["macs", "parameters"] = "macs"
     samples: Annotated[int, msgspec.Meta(ge=8)] = 512
     folds: Annotated[int, msgspec.Meta(ge=2, le=20)] = 4
     epochs: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
-    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1e-3
+    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
 
     def __post_init__(self) -> None:
         """Check what parameters mean together.
@@ -127,7 +131,7 @@ def _ladders(
     """
     layers, refused = find_layers(model)
     usable, ladders = [], []
-    for layer in layers:
+    for layer in _wished(layers, refused, step.layers):
         splitters, reasons = _splitters(layer, step)
         rungs = _rungs(layer, splitters, step)
         if rungs:
@@ -135,6 +139,8 @@ def _ladders(
             ladders.append(rungs)
         else:
             none_saves = f"no rank saves {step.saved}"
+            if layer.kind == "table" and step.saved == "macs":
+                none_saves = "looking up multiplies nothing; `saves: parameters` takes it"
             refused[layer.name] = none_saves if splitters else "; ".join(reasons)
     for name, reason in refused.items():
         context.log(f"{name}: stays, {reason}")
@@ -146,6 +152,30 @@ def _ladders(
             "leave out this step"
         )
     return usable, ladders
+
+
+def _wished(
+    layers: Sequence[Layer], refused: Mapping[str, str], patterns: Sequence[str]
+) -> list[Layer]:
+    """Return the layers that match a pattern by name or operator; all without patterns.
+
+    Raises:
+        RecipeError: A pattern matches none.
+    """
+
+    def matches(layer: Layer, pattern: str) -> bool:
+        return fnmatchcase(layer.name, pattern) or fnmatchcase(layer.node.op_type, pattern)
+
+    for pattern in patterns:
+        if not any(matches(layer, pattern) for layer in layers):
+            known = [layer.name for layer in layers]
+            near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.0)
+            reasons = [f"{n}: {why}" for n, why in refused.items() if fnmatchcase(n, pattern)]
+            raise RecipeError(
+                f"factorize: no layer that can be factorized matches {pattern!r} in `layers` "
+                f"({'; '.join(reasons) or 'near: ' + (', '.join(near) or 'there are none')})"
+            )
+    return [la for la in layers if not patterns or any(matches(la, p) for p in patterns)]
 
 
 def _splitters(layer: Layer, step: Factorize) -> tuple[list[Splitter], list[str]]:

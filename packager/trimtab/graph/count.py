@@ -149,10 +149,13 @@ def _weight_source(value: ir.Value | None) -> ir.Value | None:
 
 
 def _elements(shape: tuple[int | None, ...] | None) -> int | None:
-    """Returns the elements of one sample: the batch, axis 0, counts as one."""
-    if shape is None or any(dim is None for dim in shape[1:]):
+    """Returns the elements of one sample: the batch counts as one.
+
+    It is the free dimension, as in [steps, batch, features], or axis 0.
+    """
+    if shape is None or shape.count(None) > 1:
         return None
-    return prod(dim for dim in shape[1:] if dim is not None)
+    return prod(dim for dim in (shape if None in shape else shape[1:]) if dim is not None)
 
 
 def _conv(node: ir.Node, output: tuple[int | None, ...] | None) -> int | None:

@@ -8,6 +8,11 @@
 | `cp` | - | 1x1, one depthwise kernel for each axis, 1x1 |
 | `tensor_train` | a train of small products | - |
 
+Only `svd` takes two more: a table of vectors, which becomes a narrower one with a product behind
+it, and the weights that a recurrent layer multiplies its input by. Grouped convolutions are
+factorized group by group; a transposed convolution is the adjoint of one, and so are its factors,
+in reverse order.
+
 `svd`: Eckart and Young 1936; for convolutions Zhang et al. 2016 (arXiv:1505.06798). `spatial`:
 Jaderberg et al. 2014 (arXiv:1405.3866). `tucker`: Kim et al. 2016 (arXiv:1511.06530). `cp`:
 Lebedev et al. 2015 (arXiv:1412.6553). `tensor_train`: Novikov et al. 2015 (arXiv:1509.06569).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
@@ -21,11 +21,11 @@ COSTLY_RUNGS = 8
 
 @dataclass(frozen=True)
 class Stage:
-    """One of the layers that replace a layer.
+    """One of the layers that replace a layer, or a group of a convolution.
 
     Attributes:
         shape: Of its weight; for a train's core (rank before, in, out, rank after).
-        group: Of a convolution.
+        group: Of a convolution; times the groups of the layer.
         axes: The kernel axes that a convolution covers, so that their strides and pads are its.
     """
 
@@ -64,11 +64,11 @@ class Splitter(ABC):
 
     @abstractmethod
     def stages(self, layer: Layer, ranks: tuple[int, ...]) -> list[Stage]:
-        """Return the layers that replace it."""
+        """Return the layers that replace each group."""
 
     @abstractmethod
     def weights(self, layer: Layer, ranks: tuple[int, ...]) -> list[Array]:
-        """Return the weights of the stages, in float64."""
+        """Return the weights of the stages of a layer without groups, in float64."""
 
     @abstractmethod
     def highest(self, layer: Layer) -> tuple[int, ...]:
@@ -78,13 +78,29 @@ class Splitter(ABC):
     def losses(self, layer: Layer) -> list[tuple[tuple[int, ...], float]]:
         """Return ranks, rising, with the share of the energy that each loses."""
 
+    def grouped_stages(self, layer: Layer, ranks: tuple[int, ...]) -> list[Stage]:
+        """Return the layers that replace it: those of its groups, side by side."""
+        return [
+            replace(
+                stage,
+                shape=(stage.shape[0] * layer.groups, *stage.shape[1:]),
+                group=stage.group * layer.groups,
+            )
+            for stage in self.stages(layer, ranks)
+        ]
+
+    def grouped_weights(self, layer: Layer, ranks: tuple[int, ...]) -> list[Array]:
+        """Return the weights of `grouped_stages`, in float64."""
+        parts = [self.weights(part, ranks) for part in layer.parts()]
+        return [np.concatenate(same) for same in zip(*parts, strict=True)]
+
     def ladder(self, layer: Layer) -> list[Rung]:
         """Return what the method can do to a layer, from the lowest rank to the highest."""
         return [self.rung(layer, ranks, lost) for ranks, lost in self.losses(layer)]
 
     def rung(self, layer: Layer, ranks: tuple[int, ...], lost: float) -> Rung:
         """Return one way to replace a layer, with its cost."""
-        stages = self.stages(layer, ranks)
+        stages = self.grouped_stages(layer, ranks)
         return Rung(
             method=self.name,
             ranks=ranks,
@@ -97,13 +113,14 @@ class Splitter(ABC):
         """Return the multiply-accumulates of the stages, one after another."""
         covered: set[int] = set()
         total = 0
-        for stage in stages:
+        for place, stage in enumerate(stages):
             covered.update(stage.axes)
             lengths = [
                 after if axis in covered else before
                 for axis, (before, after) in enumerate(zip(layer.before, layer.after, strict=True))
             ]
-            total += prod(stage.shape) * prod(lengths)
+            looked_up = layer.kind == "table" and place == 0
+            total += 0 if looked_up else prod(stage.shape) * prod(lengths)
         return total
 
 

@@ -22,13 +22,13 @@ class Tucker(Splitter):
 
     def refusal(self, layer: Layer) -> str | None:
         """Refuse what the class does not fit."""
-        if layer.kind != "conv":
+        if not layer.is_convolution:
             return "only convolutions have a kernel between their channels"
         return None if max(layer.kernel) > 1 else "its kernel is a single point: take `svd`"
 
     def stages(self, layer: Layer, ranks: tuple[int, ...]) -> list[Stage]:
         """List the layers that replace it."""
-        made, taken, *kernel = layer.weight.shape
+        made, taken, *kernel = layer.part_shape
         ones = [1] * len(kernel)
         return [
             Stage((ranks[1], taken, *ones)),
@@ -43,13 +43,14 @@ class Tucker(Splitter):
 
     def highest(self, layer: Layer) -> tuple[int, ...]:
         """Count to the full rank."""
-        made, taken, *kernel = layer.weight.shape
+        made, taken, *kernel = layer.part_shape
         return min(made, taken * prod(kernel)), min(taken, made * prod(kernel))
 
     def losses(self, layer: Layer) -> list[tuple[tuple[int, ...], float]]:
         """Say what each rank loses."""
+        weights = [part.weight for part in layer.parts()]
         tails = [
-            numeric.tails(np.linalg.svd(numeric.unfold(layer.weight, mode), compute_uv=False))
+            numeric.tails([numeric.singular_values(numeric.unfold(w, mode)) for w in weights])
             for mode in (0, 1)
         ]
         found = {}
@@ -68,14 +69,14 @@ class Cp(Splitter):
 
     def refusal(self, layer: Layer) -> str | None:
         """Refuse what the class does not fit."""
-        if layer.kind != "conv":
+        if not layer.is_convolution:
             return "only convolutions have a kernel between their channels"
         return None if max(layer.kernel) > 1 else "its kernel is a single point: take `svd`"
 
     def stages(self, layer: Layer, ranks: tuple[int, ...]) -> list[Stage]:
         """List the layers that replace it."""
         (rank,) = ranks
-        made, taken, *kernel = layer.weight.shape
+        made, taken, *kernel = layer.part_shape
         ones = [1] * len(kernel)
         lines = [
             Stage((rank, 1, *ones[:axis], size, *ones[axis + 1 :]), group=rank, axes=(axis,))
@@ -90,16 +91,24 @@ class Cp(Splitter):
 
     def highest(self, layer: Layer) -> tuple[int, ...]:
         """Count to the full rank."""
-        shape = layer.weight.shape
+        shape = layer.part_shape
         return (prod(shape) // max(shape),)
 
     def losses(self, layer: Layer) -> list[tuple[tuple[int, ...], float]]:
         """Say what each rank loses."""
         # Above this rank the 1x1 convolutions alone cost more than the layer.
-        made, taken = layer.weight.shape[:2]
-        most = min(self.highest(layer)[0], max(1, layer.weight.size // (made + taken)))
+        made, taken = layer.part_shape[:2]
+        most = min(self.highest(layer)[0], max(1, prod(layer.part_shape) // (made + taken)))
+        weights = [part.weight for part in layer.parts()]
+        energies = [float(np.square(weight).sum()) for weight in weights]
+        total = sum(energies) or 1.0
         return [
-            ((rank,), numeric.lost_energy(layer.weight, numeric.cp_tensor(factors)))
+            (
+                (rank,),
+                sum(
+                    energy / total * numeric.lost_energy(w, numeric.cp_tensor(numeric.cp(w, rank)))
+                    for energy, w in zip(energies, weights, strict=True)
+                ),
+            )
             for rank in spread(most, COSTLY_RUNGS)
-            for factors in [numeric.cp(layer.weight, rank)]
         ]

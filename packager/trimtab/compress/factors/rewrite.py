@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from trimtab.compress.decompositions import Array
 from trimtab.compress.factors import SPLITTERS, Layer, Rung, Stage
-from trimtab.graph.access import add_initializer, attribute, replace_value, shape_of
+from trimtab.graph.access import add_initializer, attribute, constant, replace_value, shape_of
 
 
 def replace_layer(graph: ir.Graph, layer: Layer, rung: Rung) -> None:
@@ -23,14 +23,21 @@ def replace_layer(graph: ir.Graph, layer: Layer, rung: Rung) -> None:
         rung: How.
     """
     splitter = SPLITTERS[rung.method]
-    stages = splitter.stages(layer, rung.ranks)
+    stages = splitter.grouped_stages(layer, rung.ranks)
     dtype = layer.weight.dtype
-    weights = [array.astype(dtype) for array in splitter.weights(layer, rung.ranks)]
+    weights = [array.astype(dtype) for array in splitter.grouped_weights(layer, rung.ranks)]
     builder = _Builder(graph, layer)
+    if layer.kind == "recurrent":
+        _project_input(builder, weights)
+        return
     if rung.method == "tensor_train":
         output = _train(builder, weights)
+    elif layer.kind == "table":
+        output = _look_up(builder, weights)
     elif layer.kind == "dense":
         output = _dense(builder, weights)
+    elif layer.kind == "transposed":
+        output = _transposed_convolutions(builder, stages, weights)
     else:
         output = _convolutions(builder, stages, weights)
     replace_value(layer.node.outputs[0], output)
@@ -83,14 +90,60 @@ def _dense(builder: _Builder, weights: Sequence[Array]) -> ir.Value:
     return value
 
 
+def _look_up(builder: _Builder, weights: Sequence[Array]) -> ir.Value:
+    """Look up in a table of fewer columns, then widen what was found."""
+    table, matrix = (builder.weight(array, index) for index, array in enumerate(weights))
+    indices = builder.layer.node.inputs[1]
+    assert indices is not None
+    return builder.node("MatMul", [builder.node("Gather", [table, indices]), matrix])
+
+
+def _project_input(builder: _Builder, weights: Sequence[Array]) -> None:
+    """Multiply a recurrent layer's input by the first factor; the second stays in the layer."""
+    node = builder.layer.node
+    value = builder.node("MatMul", [builder.source, builder.weight(weights[0], 0)])
+    old = constant(node.inputs[1])
+    assert old is not None
+    second = weights[1].T.reshape(*old.shape[:-1], -1)
+    node.replace_input_with(0, value)
+    node.replace_input_with(1, builder.weight(second, 1))
+
+
 def _convolutions(builder: _Builder, stages: Sequence[Stage], weights: Sequence[Array]) -> ir.Value:
     value = builder.source
     for index, (stage, array) in enumerate(zip(stages, weights, strict=True)):
-        inputs = [value, builder.weight(array, index)]
-        if index == len(stages) - 1 and builder.bias is not None:
-            inputs.append(builder.bias)
+        bias = _bias(builder, is_last=index == len(stages) - 1)
+        inputs = [value, builder.weight(array, index), *bias]
         value = builder.node("Conv", inputs, _attributes(builder.layer, stage))
     return value
+
+
+def _transposed_convolutions(
+    builder: _Builder, stages: Sequence[Stage], weights: Sequence[Array]
+) -> ir.Value:
+    """Put in the adjoints of a convolution's stages, the last one first."""
+    value = builder.source
+    for index in range(len(stages) - 1, -1, -1):
+        stage, array, bias = stages[index], weights[index], _bias(builder, is_last=index == 0)
+        attributes = _attributes(builder.layer, stage)
+        if not stage.axes:  # a 1x1, which a plain convolution does as well and more kernels know
+            inputs = [value, builder.weight(_adjoint(array, stage.group), index), *bias]
+            value = builder.node("Conv", inputs, attributes)
+            continue
+        padding = attribute(builder.layer.node, "output_padding", [0] * len(builder.layer.kernel))
+        kept = [pad if axis in stage.axes else 0 for axis, pad in enumerate(padding)]
+        inputs = [value, builder.weight(array, index), *bias]
+        value = builder.node("ConvTranspose", inputs, {**attributes, "output_padding": kept})
+    return value
+
+
+def _adjoint(weight: Array, groups: int) -> Array:
+    """Swap the channel axes of each group: (out, in / groups, ...) to (in, out / groups, ...)."""
+    return np.concatenate([part.swapaxes(0, 1) for part in np.split(weight, groups)])
+
+
+def _bias(builder: _Builder, *, is_last: bool) -> list[ir.Value]:
+    return [builder.bias] if is_last and builder.bias is not None else []
 
 
 def _attributes(layer: Layer, stage: Stage) -> dict[str, Any]:
