@@ -113,6 +113,15 @@ def test_refuses_to_empty_a_layer_and_names_it() -> None:
         pruned(model, sparsity=0.99, scope="layer")
 
 
+def test_a_layer_that_was_empty_before_is_left_so() -> None:
+    """As where training starts from a branch that adds nothing."""
+    model = GRAPHS["residual"]()
+    name = find_weights(model)[1].name
+    array = np.zeros_like(find_weights(model)[1].array)
+    model.graph.initializers[name].const_value = ir.tensor(array, name=name)
+    assert any(weight.array.any() for weight in find_weights(pruned(model, sparsity=0.5)))
+
+
 def test_small_weights_do_not_cost_a_layer_its_place() -> None:
     """A layer may be scaled down and the next one up: the function is the same."""
     b = GraphBuilder(3, 8, 8)

@@ -44,7 +44,7 @@ class PruneWeights(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
         criterion: What makes a weight matter; see `trimtab.compress.weight_scores`.
         rounds: Prune in so many rounds along a cubic schedule, training after each.
         epochs_per_round: Passes over the training samples after each round; 0 trains nothing.
-        learning_rate: Of each round's training at its start.
+        learning_rate: Of each round's training at its highest; by default what `fine_tune` takes.
     """
 
     sparsity: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
@@ -54,7 +54,7 @@ class PruneWeights(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     criterion: Criterion = "magnitude"
     rounds: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
     epochs_per_round: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
-    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1e-3
+    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
 
     def __post_init__(self) -> None:
         """Checks what parameters mean together.
@@ -154,7 +154,7 @@ def _keep(scores: Sequence[Scores], sparsity: float, scope: str) -> list[Mask]:
 def _check_left(weights: Sequence[Weight], masks: Sequence[Mask], step: PruneWeights) -> None:
     """Refuses to empty a layer: its outputs would no longer depend on the input."""
     for weight, mask in zip(weights, masks, strict=True):
-        if not mask.any():
+        if not mask.any() and weight.array.any():
             raise ModelError(
                 f"prune_weights: a sparsity of {step.sparsity} would leave none of the "
                 f"{mask.size} weights of {weight.name!r}; prune less"
