@@ -99,7 +99,7 @@ def _is_foldable(layer: ir.Node) -> bool:
     """Says whether a node is a layer whose weight and bias are floats that are known."""
     if layer.op_type not in ("Conv", "Gemm", "MatMul"):
         return False
-    if layer.op_type == "Gemm" and not _is_plain_gemm(layer):
+    if layer.op_type == "Gemm" and not is_plain_gemm(layer):
         return False
     weight = constant(layer.inputs[1])
     if not is_wide_float(weight) or (layer.op_type != "Conv" and weight.ndim != 2):
@@ -121,8 +121,10 @@ def _data_and_constant(node: ir.Node) -> tuple[ir.Value | None, NDArray[np.float
     return None, None
 
 
-def _is_plain_gemm(layer: ir.Node) -> bool:
-    return bool(attribute(layer, "alpha", 1.0) == 1.0 and attribute(layer, "beta", 1.0) == 1.0)
+def is_plain_gemm(layer: ir.Node) -> bool:
+    """Says whether a Gemm neither scales nor turns its operands, other than the weight."""
+    scales = attribute(layer, "alpha", 1.0), attribute(layer, "beta", 1.0)
+    return scales == (1.0, 1.0) and not attribute(layer, "transA", 0)
 
 
 def _out_axis(layer: ir.Node) -> int:
@@ -158,11 +160,11 @@ def _scale(model: ir.Model, layer: ir.Node, factor: NDArray[np.float64]) -> None
     shape = [1] * weight.ndim
     shape[_out_axis(layer)] = -1
     scaled = (weight * factor.reshape(shape)).astype(weight.dtype)
-    layer.replace_input_with(1, _derived(model, layer.inputs[1], scaled))
+    layer.replace_input_with(1, derived(model, layer.inputs[1], scaled))
     old = _bias_of(layer)
     bias = constant(old)
     if bias is not None:
-        layer.replace_input_with(2, _derived(model, old, (bias * factor).astype(bias.dtype)))
+        layer.replace_input_with(2, derived(model, old, (bias * factor).astype(bias.dtype)))
 
 
 def _shift(model: ir.Model, layer: ir.Node, shift: NDArray[np.float64]) -> None:
@@ -170,11 +172,11 @@ def _shift(model: ir.Model, layer: ir.Node, shift: NDArray[np.float64]) -> None:
     assert weight is not None
     bias = constant(old)
     total = (shift if bias is None else bias + shift).astype(weight.dtype)
-    value = _derived(model, old, total)
+    value = derived(model, old, total)
     layer.resize_inputs(3)
     layer.replace_input_with(2, value)
 
 
-def _derived(model: ir.Model, source: ir.Value | None, array: NDArray[np.float32]) -> ir.Value:
+def derived(model: ir.Model, source: ir.Value | None, array: NDArray[np.float32]) -> ir.Value:
     """Registers a changed copy: the original may be shared with another layer."""
     return add_initializer(model.graph, str(source.name) if source is not None else "bias", array)

@@ -43,9 +43,11 @@ def _elementwise(node: ir.Node, known: Formulas) -> list[Lengths] | None:
 
 def _reshape(node: ir.Node, known: Formulas) -> list[Lengths] | None:
     source, target = known.shape(node.inputs[0]), known.of(node.inputs[1])
-    if source is None or target is None or attribute(node, "allowzero", 0):
+    if source is None or target is None:
         return None
     wanted = list(target.flat)
+    if attribute(node, "allowzero", 0) and 0 in wanted:
+        return None
     if any(dim == 0 and axis >= len(source) for axis, dim in enumerate(wanted)):
         return None
     lengths = [source[axis] if dim == 0 else dim for axis, dim in enumerate(wanted)]
