@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -380,3 +381,33 @@ def _distance(model: ir.Model, other: ir.Model, context: Context) -> float:
     odds = [np.exp(each - each.max(axis=1, keepdims=True)) for each in scores]
     one, two = (each / each.sum(axis=1, keepdims=True) for each in odds)
     return float(np.abs(one - two).mean())
+
+
+def test_ranks_follow_the_task() -> None:
+    """Class numbers stay right with ranks that would spoil the values."""
+    model = low_rank()
+    x = np.random.default_rng(3).normal(size=(200, 32)).astype(np.float32)
+    answers = run_graph(model, [x])[0]
+    kept = {}
+    for task, labels in (
+        ("classification", answers.argmax(axis=1)),
+        ("regression", answers),
+        ("embeddings", None),
+    ):
+        split = Split(inputs=(x,), labels=labels)
+        data = Dataset(source="test", train=split, test=split, task=task)
+        changed = apply(model, Factorize(max_drop=0.02), replace(context(model), dataset=data))
+        kept[task] = count_model(changed).macs
+        after = run_graph(changed, [x])[0]
+        lost = {
+            "classification": (after.argmax(1) != answers.argmax(1)).mean(),
+            "regression": ((after - answers) ** 2).mean() / answers.var(axis=0).mean(),
+            "embeddings": 1 - _cosine(after, answers),
+        }
+        assert lost[task] <= 0.02
+    assert kept["classification"] < count_model(model).macs
+
+
+def _cosine(one: np.ndarray, other: np.ndarray) -> float:
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return float(((one * other).sum(axis=1) / lengths).mean())

@@ -38,13 +38,13 @@ class Factorize(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
         macs: The fraction of the model's multiply-accumulates to keep; the nearest that can be
             reached, with about the same error in every layer.
         parameters: The same of the parameters.
-        max_drop: The accuracy or, without labels, the agreement that may be lost, by
-            cross-validation on samples held back from the training data.
+        max_drop: What the task's figure (accuracy, R2, cosine, ...) or, without labels, the
+            agreement with the present model may lose, by cross-validation on training samples.
         rank: The rank of every layer; of both bases for `tucker`.
         method: `auto` takes, layer by layer, the cheapest of `svd`, `spatial` and `tucker`.
         layers: Names of weights, or operators such as `Gather`, with `*` and `?`; by default all.
         saves: A layer is replaced only where that saves these.
-        samples: How many training samples are held back for validation.
+        samples: How many training samples `max_drop` is checked on.
         folds: Into how many parts they are split.
         epochs: Passes over the training samples afterwards.
         learning_rate: Of that training, as in `fine_tune`.
@@ -196,7 +196,7 @@ def _rungs(layer: Layer, splitters: Sequence[Splitter], step: Factorize) -> list
         rungs = [_given(layer, splitter, step.rank) for splitter in splitters]
     else:
         rungs = [rung for splitter in splitters for rung in splitter.ladder(layer)]
-    whole = layer.macs if step.saved == "macs" else layer.weight.size
+    whole = _cost(layer, step.saved)
     cheaper = [rung for rung in rungs if getattr(rung, step.saved) < whole]
     return sorted(cheaper, key=lambda rung: (getattr(rung, step.saved), rung.lost))
 
@@ -229,18 +229,44 @@ def _choose(
     elif step.energy is not None:
         chosen = [by_energy(ladder, 1 - step.energy) for ladder in ladders]
     elif step.max_drop is not None:
-        chosen = by_validation(
-            model, names, ladders, limits=step, replace=replaced, context=context
-        )
+        chosen = _validated(model, layers, ladders, step, context)
     else:
         counts = count_model(model)
         share = step.macs if step.macs is not None else step.parameters
         assert share is not None
-        whole = [layer.macs if step.saved == "macs" else layer.weight.size for layer in layers]
+        whole = [_cost(layer, step.saved) for layer in layers]
         costs = [[getattr(rung, step.saved) for rung in ladder] for ladder in ladders]
         saving = (1 - share) * getattr(counts, step.saved)
         chosen = by_budget(ladders, costs, whole, sum(whole) - saving)
     return {name: rung for name, rung in zip(names, chosen, strict=True) if rung is not None}
+
+
+def _validated(
+    model: ir.Model,
+    layers: Sequence[Layer],
+    ladders: Sequence[Sequence[Rung]],
+    step: Factorize,
+    context: Context,
+) -> list[Rung | None]:
+    from trimtab.compress.validation import Validation
+
+    assert context.dataset is not None
+    assert step.max_drop is not None
+    validation = Validation(
+        model, context.dataset, samples=step.samples, folds=step.folds, seed=context.seed
+    )
+    return by_validation(
+        model,
+        [(layer.name, _cost(layer, step.saved)) for layer in layers],
+        ladders,
+        max_drop=step.max_drop,
+        drop=validation.drop,
+        replace=replaced,
+    )
+
+
+def _cost(layer: Layer, what: Literal["macs", "parameters"]) -> int:
+    return layer.macs if what == "macs" else int(layer.weight.size)
 
 
 def _train(model: ir.Model, step: Factorize, context: Context) -> ir.Model:

@@ -3,43 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from trimtab.compress.factors.base import Rung
 from trimtab.compress.selection import nearest_step
-from trimtab.compress.sensitivity_scan import answer_loss
-from trimtab.errors import DataError
-from trimtab.graph.run import run_graph
 
-if TYPE_CHECKING:
-    from trimtab.compress.context import Context
-
-Array = NDArray[Any]
 Ladder = Sequence[Rung]
 Replace = Callable[[ir.Model, Mapping[str, Rung]], ir.Model]
 
 
-class Limits(Protocol):
-    """What validation needs to know of a step."""
-
-    @property
-    def max_drop(self) -> float | None:
-        """The most that may be lost."""
-        ...
-
-    @property
-    def samples(self) -> int:
-        """How many samples are held back."""
-        ...
-
-    @property
-    def folds(self) -> int:
-        """Into how many parts they are split."""
-        ...
+_TRIED_RUNGS = 16
+"""Of a layer's ladder, in validation: each halving of the choice runs the model on all samples."""
 
 
 def by_energy(ladder: Ladder, lost: float) -> Rung | None:
@@ -89,55 +65,44 @@ def by_budget(
 
 def by_validation(
     model: ir.Model,
-    names: Sequence[str],
+    layers: Sequence[tuple[str, int]],
     ladders: Sequence[Ladder],
     *,
-    limits: Limits,
+    max_drop: float,
+    drop: Callable[[ir.Model], float],
     replace: Replace,
-    context: Context,
 ) -> list[Rung | None]:
     """Choose the cheapest rung of each layer with which the model still answers well.
 
-    Layer after layer in graph order, on top of what was chosen before; each layer may use up its
-    share of the drop that is allowed. The drop is measured on parts of the samples that are held
-    back; its mean plus one standard error over the parts must stay within the limit (the rule of
-    Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3).
+    Layer after layer in graph order, on top of what was chosen before. Of the drop that is allowed,
+    each may use up the share that it has in the cost: where more can be saved, more may be lost.
 
-    Raises:
-        DataError: There is no data.
+    Args:
+        model: The model.
+        layers: Name and cost of each.
+        ladders: For each layer what can be done, cheapest first.
+        max_drop: The most that may be lost in the end.
+        drop: Measures what a changed model has lost.
+        replace: Puts a rung in a layer's place, by the layer's name.
     """
-    measure = _drop_measure(model, limits, context)
-    assert limits.max_drop is not None
-    chosen: dict[str, Rung] = {}
+    costs = np.cumsum([cost for _, cost in layers], dtype=np.float64)
     result: list[Rung | None] = []
-    for number, (name, ladder) in enumerate(zip(names, ladders, strict=True), start=1):
-        limit = limits.max_drop * number / len(names)
-        low, high = 0, len(ladder)  # the rung at `high` is good enough; none at all is, at the end
+    for (name, _), ladder, share in zip(layers, ladders, costs / costs[-1], strict=True):
+        tried = _spread_out(ladder)
+        low, high = 0, len(tried)  # the rung at `high` is good enough; none at all is, at the end
+        best = model
         while low < high:
             middle = (low + high) // 2
-            drop = measure(replace(model, {**chosen, name: ladder[middle]}))
-            low, high = (low, middle) if drop <= limit else (middle + 1, high)
-        rung = ladder[high] if high < len(ladder) else None
-        result.append(rung)
-        if rung is not None:
-            chosen[name] = rung
+            changed = replace(model, {name: tried[middle]})
+            if drop(changed) <= max_drop * share:
+                high, best = middle, changed
+            else:
+                low = middle + 1
+        result.append(tried[high] if high < len(tried) else None)
+        model = best
     return result
 
 
-def _drop_measure(model: ir.Model, limits: Limits, context: Context) -> Callable[[ir.Model], float]:
-    if context.dataset is None:
-        raise DataError("factorize: `max_drop` needs data: give --data")
-    split = context.dataset.train
-    held_back = np.random.default_rng(context.seed).permutation(len(split))[: limits.samples]
-    inputs = split.take(held_back)
-    labels = None if split.labels is None else split.labels[held_back]
-    reference = run_graph(model, inputs)[0]
-    folds = np.array_split(np.arange(len(held_back)), min(limits.folds, len(held_back)))
-    losses = [answer_loss(reference[f], None if labels is None else labels[f]) for f in folds]
-
-    def measure(changed: ir.Model) -> float:
-        outputs = run_graph(changed, inputs)[0]
-        drops = [loss(outputs[fold]) for loss, fold in zip(losses, folds, strict=True)]
-        return float(np.mean(drops) + np.std(drops, ddof=1) / np.sqrt(len(drops)))
-
-    return measure
+def _spread_out(ladder: Ladder) -> list[Rung]:
+    places = np.linspace(0, len(ladder) - 1, min(len(ladder), _TRIED_RUNGS)).round()
+    return [ladder[int(place)] for place in places]
