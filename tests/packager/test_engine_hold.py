@@ -10,6 +10,8 @@ from support.graphs import GraphBuilder
 from support.quant_graphs import TrainedLike
 from support.techniques import context
 from trimtab.compress.fine_tune import FineTune, apply
+from trimtab.engine.hold import Holding
+from trimtab.engine.module import GraphModule
 from trimtab.evaluate.data import Dataset, Split
 from trimtab.graph.access import held, hold
 from trimtab.graph.clean import clean
@@ -82,3 +84,38 @@ def test_clusters_move_as_one_and_zero_stays_zero():
         np.testing.assert_array_equal(new[old == 0], 0)
         assert not np.array_equal(np.unique(new), np.unique(old))
         assert held(after[name]) == "clusters"
+
+
+def two_layers(first: list[float], second: list[float], kind: str) -> GraphModule:
+    b = GraphBuilder(2)
+    x = b.op("MatMul", "x", b.weight(2, 2))
+    model = b.build(b.op("MatMul", x, b.weight(2, 2)))
+    for value, numbers in zip(kernels(model).values(), (first, second), strict=True):
+        array = np.array(numbers, np.float32).reshape(2, 2)
+        value.const_value = ir.tensor(array, name=value.name)
+        hold(value, kind)
+    return GraphModule(model, trainable=True)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [
+    ("zeros", [[0, 2, 3, 4], [5, 0, 7, 8]]),
+    ("clusters", [[0, 5, 5, 4], [12, 0, 12, 8]]),
+    ("model_clusters", [[0, 17, 17, 12], [17, 0, 17, 12]]),
+])  # fmt: skip
+def test_a_shared_value_follows_the_sum_of_its_gradients(kind: str, expected: list) -> None:
+    import tensorflow as tf
+
+    module = two_layers([0, 2, 2, 3], [2, 0, 2, 3], kind)
+    given = [tf.constant([[1.0, 2], [3, 4]]), tf.constant([[5.0, 6], [7, 8]]), None]
+    *allowed, passed = Holding(module).gradients(given)
+    assert [gradient.numpy().ravel().tolist() for gradient in allowed] == expected
+    assert passed is None
+
+
+def test_values_that_drift_apart_are_settled() -> None:
+    module = two_layers([0, 2, 2, 3], [2, 0, 2, 3], "model_clusters")
+    holding = Holding(module)
+    module.variables[1].assign(module.variables[1].value + 1e-6)
+    holding.settle()
+    arrays = [variable.numpy().ravel().tolist() for variable in module.variables]
+    assert arrays == [[0, 2, 2, 3], [2, 0, 2, 3]]
