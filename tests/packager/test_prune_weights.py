@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 import pytest
+from onnx import TensorProto
 
 from support.graphs import GRAPHS, GraphBuilder
 from support.techniques import context, samples, small_dataset
@@ -180,6 +181,19 @@ def test_gradients_choose_what_the_outputs_need(criterion: str) -> None:
     step = PruneWeights(sparsity=0.3, criterion=criterion)
     (left,) = find_weights(apply(model, step, context(model, data)))
     assert (left.array[2] == 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("criterion", ["taylor", "obd"])
+def test_gradients_of_a_model_with_an_embedding(criterion: str) -> None:
+    """TensorFlow gives those of a table by the rows that were read."""
+    b = GraphBuilder(6)
+    index = b.op("Cast", b.op("Abs", "x"), to=int(TensorProto.INT64))
+    rows = b.op("Gather", b.weight(20, 8), index)
+    model = b.build(b.op("MatMul", b.op("ReduceMean", rows, axes=[1], keepdims=0), b.weight(8, 5)))
+    step = PruneWeights(sparsity=0.5, criterion=criterion)
+    (left,) = find_weights(apply(model, step, context(model, small_dataset(model))))
+    assert (left.array == 0).mean() == pytest.approx(0.5)
 
 
 @pytest.mark.slow

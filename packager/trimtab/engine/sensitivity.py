@@ -118,7 +118,8 @@ def _gradient_step(module: GraphModule, loss: Loss, inputs: int) -> Any:
     def step(*columns: Any) -> Any:
         with tf.GradientTape() as tape:
             value = loss(module(columns[:inputs], loss.values), columns[inputs:])
-        return tape.gradient(value, variables, unconnected_gradients="zero")
+        found = tape.gradient(value, variables, unconnected_gradients="zero")
+        return [tf.convert_to_tensor(gradient) for gradient in found]  # of a table, rows alone
 
     compiled = tf.function(step, reduce_retracing=True, autograph=False)
     return lambda part: [g.numpy() for g in compiled(*[tf.constant(array) for array in part])]
