@@ -10,9 +10,9 @@ import onnx_ir as ir
 import pytest
 
 from support.graphs import GRAPHS, GraphBuilder
-from support.techniques import context
+from support.techniques import context, small_dataset
 from trimtab.compress.presets import FACTORS, PRESETS, preset
-from trimtab.compress.recipe import run_recipe
+from trimtab.compress.recipe import Recipe, run_recipe
 from trimtab.compress.weights import find_weights
 from trimtab.errors import RecipeError
 from trimtab.evaluate.data import Dataset, Split
@@ -27,8 +27,12 @@ PROFILE = load_profile("generic-x86-64")
 
 
 def techniques(name: str, model: ir.Model, *, has_data: bool = True) -> list[str]:
-    picked = preset(name, model, PROFILE, has_data=has_data)
-    return [step.technique for step in picked.steps]
+    return [step.technique for step in pick(name, model, has_data=has_data).steps]
+
+
+def pick(name: str, model: ir.Model, *, has_data: bool = True) -> Recipe:
+    model = clean(model)
+    return preset(name, model, PROFILE, dataset=small_dataset(model, 32) if has_data else None)
 
 
 def large() -> ir.Model:
@@ -47,13 +51,15 @@ def test_every_preset_is_a_valid_recipe_for_any_model(name: str, graph: str) -> 
 
 def test_smaller_ones_prune_more() -> None:
     sparsities = [
-        step.parameters.sparsity
-        for name in ("medium", "high")
-        for step in preset(name, large(), PROFILE, has_data=True).steps
-        if step.technique == "prune_weights"
+        sum(
+            getattr(step.parameters, "sparsity", 0.0)
+            for step in pick(name, large()).steps
+            if step.technique == "prune_weights"
+        )
+        for name in ("low", "medium", "high")
     ]
     assert sparsities == sorted(sparsities)
-    assert len(sparsities) == 2
+    assert sparsities[0] == 0 < sparsities[2]
 
 
 def test_deep_compression_prunes_shares_and_quantizes() -> None:
@@ -66,7 +72,8 @@ def test_no_int8_where_the_device_does_not_run_it() -> None:
         msgspec.structs.replace(runtime, dtypes=("float32",)) for runtime in PROFILE.runtimes
     )
     profile = msgspec.structs.replace(PROFILE, runtimes=floats)
-    picked = preset("low", large(), profile, has_data=True)
+    model = clean(large())
+    picked = preset("low", model, profile, dataset=small_dataset(model, 32))
     assert [step.technique for step in picked.steps] == ["quantize_weights"]
 
 
@@ -85,8 +92,17 @@ def test_no_channels_go_where_none_can() -> None:
 
 @pytest.mark.parametrize("name", ["extreme", "deep_compression"])
 def test_says_that_data_is_missing(name: str) -> None:
-    with pytest.raises(RecipeError, match=f"preset {name} needs data"):
+    with pytest.raises(RecipeError, match=f"preset {name} needs data to train on"):
         techniques(name, large(), has_data=False)
+
+
+def test_what_cannot_be_trained_gets_a_preset_without_training() -> None:
+    model = clean(large())
+    model.graph.inputs[0].shape = ir.Shape([1, 64])
+    picked = preset("high", model, PROFILE, dataset=small_dataset(model, 32))
+    assert [step.technique for step in picked.steps] == ["share_weights"]
+    with pytest.raises(RecipeError, match="trains, and that is not possible: .* fixed batch of 1"):
+        preset("extreme", model, PROFILE, dataset=small_dataset(model, 32))
 
 
 def test_names_the_presets() -> None:
@@ -132,7 +148,7 @@ def test_reaches_its_size_and_keeps_what_was_learnt(name: str, tmp_path: Path) -
 
 
 def factor(model: ir.Model, name: str, data: Dataset | None, folder: Path) -> float:
-    recipe = preset(name, model, PROFILE, has_data=data is not None)
+    recipe = preset(name, model, PROFILE, dataset=data)
     result = run_recipe(model, recipe, context(model, data)).model
     samples = (np.random.default_rng(0).normal(size=(16, 64)).astype(np.float32),)
     before, after = (

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trimtab.cli.options import Data, Json, Profile, Seed, TaskName, parse_targets
-from trimtab.cli.output import log, print_json, print_table
+from trimtab.cli.options import Data, ForbidHarm, Json, Profile, Seed, TaskName, parse_targets
+from trimtab.cli.output import print_json, print_table
+from trimtab.cli.progress import Log, progress
 
 if TYPE_CHECKING:
     from trimtab.compress.recipe import Recipe
-    from trimtab.workflow.compress import Compressed
+    from trimtab.workflow.compressed import Compressed
+    from trimtab.workflow.source import Source
+    from trimtab.workflow.standing import Standing
+    from trimtab_agent.contract.profile import Profile as Hardware
 
 
 def command(
@@ -42,39 +48,54 @@ def command(
             "By default all that the profile permits."
         ),
     ] = None,
+    forbid_harm: ForbidHarm = False,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Compress a model by a recipe and write it for one or more runtimes.
 
     Each file is run in its real runtime and compared with the original before it is let out.
+    Ctrl-C writes the best model so far; the same command again goes on after the last finished
+    step.
 
     Example: trimtab compress watch.keras --data watch.npz --recipe small.yaml -o small
     """
-    from trimtab.compress.presets import preset as pick
     from trimtab.hardware import detect_profile, load_profile
-    from trimtab.workflow.compress import Compressor
+    from trimtab.workflow.job import Job, check_writable, compress
     from trimtab.workflow.source import load_source
 
+    if preset is not None:
+        _check_alone(preset, recipe)
+    steps = _read_recipe(recipe, has_data=data is not None)
     chosen = detect_profile() if profile is None else load_profile(profile)
     targets = parse_targets(target, tuple(runtime.name for runtime in chosen.runtimes))
-    if preset is None:
-        steps = _read_recipe(recipe, has_data=data is not None)
-    else:
-        _check_alone(preset, recipe)
-    source = load_source(model, data, task)
-    if preset is not None:
-        steps = pick(preset, source.model, chosen, has_data=data is not None)
-    compressor = Compressor(source, chosen, seed=seed, log=log)
-    compressor.apply(steps)
-    results = []
-    for name in targets:
-        log(f"exporting for {name}")
-        results.append(compressor.write(steps, name, output / name))
+    check_writable(output)
+    with progress() as log:
+        source = load_source(model, data, task)
+        if preset is not None:
+            steps = _pick(preset, source, chosen, log)
+        if forbid_harm:
+            from trimtab.compress.recipe import Constraints
+
+            steps = replace(steps, constraints=Constraints(forbid_harm=True))
+        job = Job(
+            source=source,
+            data=data,
+            profile=chosen,
+            recipe=steps,
+            targets=targets,
+            seed=seed,
+            output=output,
+        )
+        outcome = compress(job, log=log)
     if json:
-        print_json(results)
-        return
-    _print(results, output)
+        print_json(outcome.results)
+    else:
+        _print(outcome.results, output)
+    if outcome.interrupted:
+        left = ", ".join(outcome.results[0].left_out)
+        typer.echo(f"interrupted; not done: {left}. The same command again goes on", err=True)
+        raise typer.Exit(130)
 
 
 def _check_alone(preset: str, recipe: Path | None) -> None:
@@ -86,6 +107,17 @@ def _check_alone(preset: str, recipe: Path | None) -> None:
         raise RecipeError("--recipe and --preset exclude each other: give one of them")
     if preset not in PRESETS:
         raise RecipeError(f"--preset: unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+
+
+def _pick(name: str, source: Source, profile: Hardware, log: Log) -> Recipe:
+    """Picks a preset's steps, and says which they are."""
+    from trimtab.compress.presets import preset
+    from trimtab_agent.contract import codec
+
+    recipe = preset(name, source.model, profile, dataset=source.dataset)
+    for step in recipe.steps:
+        log(f"preset {name}: {step.technique} {codec.encode(step.parameters).decode()}")
+    return recipe
 
 
 def _read_recipe(path: Path | None, *, has_data: bool) -> Recipe:
@@ -103,10 +135,14 @@ def _read_recipe(path: Path | None, *, has_data: bool) -> Recipe:
     return parse_recipe(text, str(path))
 
 
-def _print(results: list[Compressed], output: Path) -> None:
+def _print(results: Sequence[Compressed], output: Path) -> None:
+    if results and results[0].steps:
+        typer.echo("what each step did, in ONNX Runtime on this machine:")
+        _print_steps(results[0])
     print_table(
         (
             "folder",
+            "wire bytes",
             "file bytes",
             "weight bytes",
             "MACs left",
@@ -118,6 +154,7 @@ def _print(results: list[Compressed], output: Path) -> None:
         (
             (
                 output / result.target,
+                f"{result.wire_bytes:,}",
                 f"{result.file_bytes:,}",
                 f"{result.weight_bytes:,}",
                 f"{result.counts.macs_share:.1%}",
@@ -130,6 +167,51 @@ def _print(results: list[Compressed], output: Path) -> None:
         typer.echo("accuracy was not checked: there is no data (--data)")
     for result in results:
         _print_harm(result)
+
+
+def _print_steps(result: Compressed) -> None:
+    """Prints how the model stood at the start and after each step."""
+    rows: list[tuple[str, Standing, float | None]]
+    rows = [("original", result.steps[0].before, None)]
+    rows += [(step.technique, step.after, step.duration_s) for step in result.steps]
+    print_table(
+        (
+            "step",
+            "wire",
+            "file",
+            "weights",
+            "peak memory",
+            "MACs",
+            "not zero",
+            result.steps[0].before.metric or "figure",
+            "agreement",
+            "latency",
+            "took",
+        ),
+        (_step_cells(name, standing, took) for name, standing, took in rows),
+    )
+
+
+def _step_cells(name: str, standing: Standing, duration_s: float | None) -> tuple[str, ...]:
+    from trimtab.cli.progress import format_time
+    from trimtab.search.units import ABSENT, show_bytes, show_us
+
+    sizes = (
+        standing.wire_bytes,
+        standing.file_bytes,
+        standing.weight_bytes,
+        standing.peak_memory_bytes,
+    )
+    return (
+        name,
+        *(show_bytes(size) for size in sizes),
+        f"{standing.macs:,}",
+        f"{standing.nonzero_parameters:,}",
+        ABSENT if standing.value is None else f"{standing.value:.4f}",
+        ABSENT if standing.agreement is None else f"{standing.agreement:.4f}",
+        show_us(standing.latency_us),
+        "" if duration_s is None else format_time(duration_s),
+    )
 
 
 def _accuracy(result: Compressed) -> tuple[str, ...]:

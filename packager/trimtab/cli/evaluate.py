@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from trimtab.cli.options import Json, RequiredData, TaskName
 from trimtab.cli.output import print_json, print_table
+from trimtab.cli.progress import progress
 
 if TYPE_CHECKING:
     from trimtab.evaluate.assessment import Assessment
@@ -30,9 +32,13 @@ def command(
 
     Example: trimtab evaluate small/tflite --data watch.npz --against watch.keras
     """
+    from trimtab.progress import report
     from trimtab.workflow.evaluate import evaluate_model
 
-    assessment = evaluate_model(model, data, against=against, task=task)
+    with progress():
+        assessment = evaluate_model(
+            model, data, against=against, task=task, progress=partial(report, "evaluating")
+        )
     if json:
         print_json(assessment)
         return

@@ -14,6 +14,7 @@ from trimtab.cli.options import (
     Broker,
     Data,
     Device,
+    ForbidHarm,
     Json,
     MaxDrop,
     MaxEnergy,
@@ -27,7 +28,8 @@ from trimtab.cli.options import (
     make_budget,
     parse_targets,
 )
-from trimtab.cli.output import log, print_json, show
+from trimtab.cli.output import print_json, show
+from trimtab.cli.progress import Log, progress
 
 if TYPE_CHECKING:
     from trimtab.search.loop import Listener, SearchResult
@@ -53,6 +55,7 @@ def command(
     max_memory_bytes: MaxMemory = None,
     max_energy_mj: MaxEnergy = None,
     max_drop: MaxDrop = 1.0,
+    forbid_harm: ForbidHarm = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
     broker: Broker = DEFAULT_BROKER,
     seed: Seed = 0,
@@ -67,11 +70,13 @@ def command(
     """
     from trimtab.hardware import detect_profile, load_profile
     from trimtab.workflow.deliver import open_delivery
+    from trimtab.workflow.job import check_writable
     from trimtab.workflow.optimize import Task, optimize
     from trimtab.workflow.source import load_source
     from trimtab.workflow.workspace import Workspace as Opened
 
     opened = Opened.open(workspace)
+    check_writable(output)
     chosen = detect_profile() if profile is None else load_profile(profile)
     job = Task(
         source=load_source(model, data, task),
@@ -83,11 +88,12 @@ def command(
         budget=make_budget(
             max_wire_bytes, max_latency_us, max_memory_bytes, max_energy_mj, max_drop
         ),
+        forbid_harm=forbid_harm,
         seed=seed,
         output=output,
     )
-    with open_delivery(opened, broker) as delivery:
-        result = optimize(job, opened, delivery, log=log, listener=_printer())
+    with progress() as log, open_delivery(opened, broker) as delivery:
+        result = optimize(job, opened, delivery, log=log, listener=_printer(log))
     summary = _summary(job, result)
     _write(summary, output)
     if json:
@@ -106,7 +112,7 @@ def package_name(model: Path) -> str:
     return name[:64] or "model"
 
 
-def _printer() -> Listener:
+def _printer(log: Log) -> Listener:
     from trimtab.search.candidates import Candidate
     from trimtab.search.loop import Listener as Base
     from trimtab.search.trial import Built, Trial
@@ -132,7 +138,7 @@ def _printer() -> Listener:
 
 def _summary(task: Task, result: SearchResult) -> Summary:
     from trimtab.search.summary import About, build_summary
-    from trimtab.workflow.compress import tool_versions
+    from trimtab.workflow.compressed import tool_versions
 
     about = About(
         model=task.source.path.name,

@@ -61,6 +61,13 @@ MaxEnergy = Annotated[
 MaxDrop = Annotated[
     float | None, typer.Option(help="Budget: loss of accuracy, in points of a hundred.")
 ]
+ForbidHarm = Annotated[
+    bool,
+    typer.Option(
+        "--forbid-harm",
+        help="Refuse a model of which a class or a group loses significantly more than the rest.",
+    ),
+]
 
 DEFAULT_WORKSPACE = Path("trimtab-workspace")
 DEFAULT_BROKER = "mqtt://127.0.0.1:1883"

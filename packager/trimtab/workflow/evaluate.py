@@ -14,7 +14,7 @@ from trimtab.evaluate.evaluate import Run, assess
 from trimtab.evaluate.tasks import check_task
 from trimtab.graph.load import load_model
 from trimtab.graph.run import GraphRunner
-from trimtab.workflow.compress import COMPRESSED_FILE, read_compressed
+from trimtab.workflow.compressed import COMPRESSED_FILE, read_compressed
 from trimtab.workflow.source import input_specs, output_shape, prepare_data, run_columns
 from trimtab_agent import runtimes
 from trimtab_agent.contract.manifest import RuntimeName, TensorSpec

@@ -13,7 +13,7 @@ from trimtab.package.read import open_package
 from trimtab.search.candidates import Candidate, ladder
 from trimtab.search.loop import Listener, SearchResult, search
 from trimtab.search.trial import Built, Measured, measured_from_report
-from trimtab.workflow.compress import Compressor
+from trimtab.workflow.compress import Compressor, check_harm_visible
 from trimtab.workflow.deliver import Delivery
 from trimtab.workflow.release import release
 from trimtab.workflow.source import Source
@@ -39,6 +39,8 @@ class Task:
         device: The device that measures.
         name: The packages' name.
         budget: What to keep.
+        forbid_harm: Whether a candidate is refused of which a class or a group loses
+            significantly more than the rest.
         seed: Of everything random.
         output: Folder for the search's file and the compressed models.
     """
@@ -50,6 +52,7 @@ class Task:
     device: str
     name: str
     budget: Budget
+    forbid_harm: bool
     seed: int
     output: Path
 
@@ -78,6 +81,8 @@ def optimize(
         DeviceTimeoutError: The device is not there, or stops answering.
         TrimtabError: Something that is no fault of a candidate; what was done is on disk.
     """
+    if task.forbid_harm:
+        check_harm_visible(task.source)
     delivery.wait_until_online(task.device)
     device = _MqttDevice(task.device, delivery)
     result = search(
@@ -104,6 +109,7 @@ def _subject(task: Task) -> dict[str, str]:
         "profile": task.profile.id,
         "device": task.device,
         "seed": str(task.seed),
+        "forbid_harm": str(task.forbid_harm),
     }
 
 
@@ -118,9 +124,11 @@ class _PackageBuilder:
     def build(self, candidate: Candidate) -> Built:
         """Compresses, exports, evaluates, packs and signs a candidate."""
         task = self._task
-        recipe = parse_recipe({"steps": candidate.recipe}, f"candidate {candidate.id}")
+        source = {"steps": candidate.recipe, "forbid_harm": task.forbid_harm}
+        recipe = parse_recipe(source, f"candidate {candidate.id}")
         directory = task.output / "candidates" / candidate.id
-        compressed = self._compressor.write(recipe, candidate.target, directory)
+        applied = self._compressor.apply(recipe)
+        compressed = self._compressor.write(applied, candidate.target, directory)
         # A released version never changes, and the same search may be run again.
         stamp = datetime.now(UTC).strftime("%Y%m%d%H%M%S")
         released = release(

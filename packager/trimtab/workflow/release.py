@@ -13,7 +13,7 @@ from trimtab.hardware import load_profile
 from trimtab.package.build import Description, build_package
 from trimtab.package.golden import GoldenSamples
 from trimtab.package.read import Package, open_package
-from trimtab.workflow.compress import GOLDEN_FILE, Compressed, read_compressed
+from trimtab.workflow.compressed import GOLDEN_FILE, Compressed, read_compressed
 from trimtab.workflow.workspace import Workspace
 from trimtab_agent.contract.manifest import Budget, Hardware, Manifest, RuntimeSpec
 from trimtab_agent.errors import FormatError
@@ -114,6 +114,7 @@ def _description(compressed: Compressed, name: str, version: str, budget: Budget
         ),
         inputs=compressed.inputs,
         outputs=compressed.outputs,
+        labels=compressed.labels,
         weight_bytes=compressed.weight_bytes,
         counts=compressed.counts,
         evaluation=compressed.evaluation,

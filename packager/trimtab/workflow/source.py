@@ -173,6 +173,8 @@ def _digest(path: Path) -> str:
 
 
 def _noise(spec: TensorSpec) -> NDArray[Any]:
-    shape = [_RANDOM_SAMPLES, *(dim or 1 for dim in spec.shape[1:])]
+    # See `GraphRunner.run`: what has no batch axis takes an array of its own shape a sample.
+    own = spec.shape[1:] if spec.shape[:1] in ((None,), (1,)) else spec.shape
+    shape = [_RANDOM_SAMPLES, *(dim or 1 for dim in own)]
     noise = np.random.default_rng(0).normal(size=shape)
     return noise.astype(spec.dtype)
