@@ -7,11 +7,13 @@ from collections import Counter
 import numpy as np
 import onnx_ir as ir
 import pytest
+from onnx import TensorProto, helper
 
 from support.graphs import GRAPHS as FLOAT_GRAPHS
 from support.graphs import GraphBuilder
 from support.quant_graphs import GRAPHS, TrainedLike
 from trimtab.compress.quantize import QuantizeInt8, apply
+from trimtab.engine.expand import EXPANSIONS
 from trimtab.errors import ExportError, UnsupportedOperatorError
 from trimtab.graph.clean import clean
 from trimtab.graph.run import run_graph
@@ -179,7 +181,12 @@ def gelu(pieces: str) -> ir.Model:
         return b.constant(value, np.float32)
 
     x = b.dense("x", 5, 5)
-    inner = b.op("Div", x, number(2**0.5)) if "div" in pieces else b.op("Mul", number(0.5**0.5), x)
+    if "negated" in pieces:
+        inner = b.op("Mul", b.op("Neg", x), number(-(0.5**0.5)))
+    elif "div" in pieces:
+        inner = b.op("Div", x, number(2**0.5))
+    else:
+        inner = b.op("Mul", number(0.5**0.5), x)
     shifted = b.op("Add", b.op("Erf", inner), number(1.0))
     if "half last" in pieces:
         x = b.op("Mul", b.op("Mul", x, shifted), number(0.5))
@@ -191,7 +198,7 @@ def gelu(pieces: str) -> ir.Model:
 
 
 @pytest.mark.parametrize(
-    "pieces", ["div, half last", "div, half inside", "half last", "half first"]
+    "pieces", ["div, half last", "div, half inside", "half last", "half first", "negated"]
 )
 def test_gelu_in_pieces_is_one_kernel(pieces):
     model = gelu(pieces)
@@ -203,8 +210,60 @@ def test_gelu_in_pieces_is_one_kernel(pieces):
 
 def test_operator_without_a_kernel_is_named():
     b = GraphBuilder(5)
-    with pytest.raises(ExportError, match=r"TFLite has no kernel for Erf$"):
-        lowered(b.build(b.op("Erf", b.dense("x", 5, 5))))
+    with pytest.raises(ExportError, match=r"TFLite has no kernel for Asin$"):
+        lowered(b.build(b.op("Asin", b.dense("x", 5, 5))))
+
+
+@pytest.mark.parametrize("operator", EXPANSIONS)
+def test_operator_without_a_kernel_is_made_of_those_that_have_one(operator):
+    b = GraphBuilder(5)
+    x = b.op("Mul", "x", b.constant(0.2, np.float32))
+    x = b.op("Add", x, b.constant(2.0, np.float32)) if operator == "Acosh" else x
+    model = b.build(b.op(operator, x))
+    (data,) = Samples(model).calibration(64, 1)
+    expected = run_graph(model, [data])[0]
+    np.testing.assert_allclose(lowered(model).run(data), expected, atol=1e-6, rtol=1e-5)
+
+
+def several_ports() -> ir.Model:
+    """Inputs and outputs of different shapes, with names that TensorFlow changes."""
+    names, sizes = ("tab:0", "a/image", "2", "z"), (5, 7, 3, 4)
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
+        for name, size in zip(names, sizes, strict=True)
+    ]
+    results = [f"{name}/out:1" for name in names]
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
+        for name, size in zip(results, sizes, strict=True)
+    ]
+    nodes = [helper.make_node("Tanh", [n], [r]) for n, r in zip(names, results, strict=True)]
+    graph = helper.make_graph(nodes, "g", inputs, outputs)
+    opset = helper.make_opsetid("", 17)
+    return ir.from_proto(helper.make_model(graph, opset_imports=[opset], ir_version=8))
+
+
+def test_inputs_and_outputs_keep_their_order_and_results_their_names():
+    model = several_ports()
+    interpreter = lowered(model).interpreter
+    assert [d["shape"][1] for d in interpreter.get_input_details()] == [5, 7, 3, 4]
+    assert [d["shape"][1] for d in interpreter.get_output_details()] == [5, 7, 3, 4]
+    data = [np.full((1, size), size / 10, np.float32) for size in (5, 7, 3, 4)]
+    runner = interpreter.get_signature_runner()
+    results = runner(**dict(zip(("tab_0", "a_image", "input", "z"), data, strict=True)))
+    for value, array in zip(model.graph.outputs, data, strict=True):
+        np.testing.assert_allclose(results[value.name], np.tanh(array), atol=1e-6)
+
+
+def test_size_is_scaled_in_single_precision():
+    """12 times 0.8333333 is 10 there, as in ONNX Runtime."""
+    b = GraphBuilder(2, 12, 12)
+    scales = b.constant([1, 1, 10 / 12, 10 / 12], np.float32)
+    model = b.build(b.op("Flatten", b.op("Resize", "x", "", scales, mode="linear")))
+    (data,) = Samples(model).calibration(2, 1)
+    expected = run_graph(model, [data])[0]
+    assert expected.shape == (2, 200)
+    np.testing.assert_allclose(lowered(model).run(data), expected, atol=1e-5)
 
 
 def test_operators_that_the_engine_lacks_are_named_all_at_once():

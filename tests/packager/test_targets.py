@@ -195,3 +195,13 @@ def test_weights_that_tflite_writes_out_as_float_are_counted_as_float(tmp_path):
         for target in ("onnxruntime", "tflite")
     }
     assert sizes["tflite"] > 3 * sizes["onnxruntime"]
+
+
+@pytest.mark.slow
+def test_tflite_takes_free_sizes_from_samples_that_are_real_ones(samples, tmp_path):
+    model = clean(GRAPHS["plain"]())
+    model.graph.inputs[0].shape = ir.Shape(["batch", 3, "height", "width"])
+    with pytest.raises(ExportError, match="free dimensions"):
+        export(model, "tflite", tmp_path, samples=samples)
+    assert export(model, "tflite", tmp_path, samples=samples, sized=True).comparison.agreement == 1
+    assert model.graph.inputs[0].shape[2] != 8, "the graph itself stays free"

@@ -55,14 +55,29 @@ def _whole(erf: ir.Node) -> tuple[ir.Value, ir.Value] | None:
 
 
 def _unscaled(value: ir.Value | None) -> ir.Value | None:
-    """Returns x of `x / sqrt(2)`."""
-    node = value.producer() if value is not None else None
-    if node is None or node.op_type not in ("Div", "Mul"):
+    """Returns x of `x / sqrt(2)`, which may be several products and changes of sign."""
+    scale = 1.0
+    while value is not None and not math.isclose(scale, math.sqrt(0.5), rel_tol=1e-4):
+        step = _scaling(value.producer())
+        if step is None:
+            return None
+        value, factor = step
+        scale *= factor
+    return value
+
+
+def _scaling(node: ir.Node | None) -> tuple[ir.Value, float] | None:
+    """Returns what a node multiplies by a number, and the number."""
+    if node is None or node.op_type not in ("Neg", "Mul", "Div"):
         return None
-    divided = node.op_type == "Div"
-    for index in (1,) if divided else (0, 1):
-        if _is_number(node.inputs[index], math.sqrt(2) if divided else math.sqrt(0.5)):
-            return node.inputs[1 - index]
+    source = node.inputs[0]
+    if node.op_type == "Neg":
+        return None if source is None else (source, -1.0)
+    for index in (1,) if node.op_type == "Div" else (0, 1):
+        number, other = constant(node.inputs[index]), node.inputs[1 - index]
+        if number is not None and number.size == 1 and number.item() and other is not None:
+            factor = float(number.item())
+            return other, 1 / factor if node.op_type == "Div" else factor
     return None
 
 

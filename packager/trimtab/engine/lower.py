@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from trimtab.engine.expand import expand
 from trimtab.engine.fuse import fuse_gelu
 from trimtab.engine.module import GraphModule
 from trimtab.engine.supported import check_supported
@@ -14,7 +16,7 @@ from trimtab.tensorflow_setup import import_tensorflow
 
 
 def to_tflite(model: ir.Model) -> bytes:
-    """Returns `model` as a TFLite flatbuffer with a batch of one.
+    """Returns `model` as a TFLite flatbuffer with a batch of one, inputs and outputs in its order.
 
     The weights are constants of the function, so that the file cannot come out unfrozen (given
     variables and a trackable object, the converter writes a file that runs at chance). A graph
@@ -26,13 +28,14 @@ def to_tflite(model: ir.Model) -> bytes:
     """
     check_supported(model)
     tf = import_tensorflow()
-    module = GraphModule(fuse_gelu(model))
-    names = [str(value.name) for value in model.graph.outputs]
+    module = GraphModule(expand(fuse_gelu(model)))
+    entries = _entry_names(model)
+    results = [str(value.name) for value in model.graph.outputs]
 
     def serve(*tensors: object) -> dict[str, object]:
-        return dict(zip(names, module(tensors), strict=True))
+        return dict(zip(results, module(tensors), strict=True))
 
-    specs = [_spec(value) for value in model.graph.inputs]
+    specs = [_spec(value, name) for value, name in zip(model.graph.inputs, entries, strict=True)]
     holder = tf.Module()
     holder.serve = tf.function(serve, input_signature=specs, autograph=False)
     function = holder.serve.get_concrete_function()
@@ -40,9 +43,42 @@ def to_tflite(model: ir.Model) -> bytes:
     if any(node.op_type == "QuantizeLinear" for node in model.graph):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     try:
-        return bytes(converter.convert())
+        content = converter.convert()
     except Exception as error:
         raise ExportError(f"the TFLite converter refuses the model: {_reason(error)}") from error
+    return _in_order(content, entries, results)
+
+
+def _entry_names(model: ir.Model) -> list[str]:
+    """Returns the inputs' names as TensorFlow takes them for arguments, without a warning."""
+    names: list[str] = []
+    for value in model.graph.inputs:
+        name = re.sub(r"\W", "_", str(value.name), flags=re.ASCII).lstrip("_0123456789") or "input"
+        while name in names:
+            name += "_"
+        names.append(name)
+    return names
+
+
+def _in_order(content: bytes, entries: Sequence[str], results: Sequence[str]) -> bytes:
+    """Puts the file's inputs and outputs into the graph's order.
+
+    The converter sorts them by hashes of its own. Their order is a vector of tensor numbers of the
+    main subgraph (TFLite's schema.fbs), which is permuted where it lies; the signature, which
+    tells the tensors' names, stays right.
+    """
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    buffer = bytearray(content)
+    signature = schema.ModelT.InitFromPackedBuf(buffer).signatureDefs[0]
+    graph = schema.Model.GetRootAs(buffer, 0).Subgraphs(signature.subgraphIndex)
+    for order, named, names in (
+        (graph.InputsAsNumpy(), signature.inputs, entries),
+        (graph.OutputsAsNumpy(), signature.outputs, results),
+    ):
+        numbers = {entry.name.decode(): entry.tensorIndex for entry in named}
+        order[:] = [numbers[name] for name in names]
+    return bytes(buffer)
 
 
 def _reason(error: Exception) -> str:
@@ -51,7 +87,7 @@ def _reason(error: Exception) -> str:
     return f"TFLite has no kernel for {', '.join(missing)}" if missing else str(error)
 
 
-def _spec(value: ir.Value) -> object:
+def _spec(value: ir.Value, name: str) -> object:
     import tensorflow as tf
 
     dims = list(value.shape or ())
@@ -59,9 +95,10 @@ def _spec(value: ir.Value) -> object:
     if free:
         raise ExportError(
             f"input {value.name!r} has free dimensions besides the batch, {free}; a TFLite file "
-            "has fixed ones: export the model with them set"
+            "has fixed ones: give --data, whose samples have sizes, or export the model with them "
+            "set"
         )
     dtype = value.dtype.numpy() if value.dtype is not None else "float32"
     # A first dimension that is fixed is no batch: the layers of a recurrent state, for one.
     batch = [dim if isinstance(dim, int) else 1 for dim in dims[:1]]
-    return tf.TensorSpec([*batch, *dims[1:]], tf.as_dtype(dtype), name=str(value.name))
+    return tf.TensorSpec([*batch, *dims[1:]], tf.as_dtype(dtype), name=name)

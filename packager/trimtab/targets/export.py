@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trimtab.errors import ExportError
+from trimtab.graph.access import infer_shapes
 from trimtab.graph.count import count_model
 from trimtab.targets.gate import Comparison, check_file, has_int8_activations
 from trimtab_agent.contract.manifest import RuntimeName
@@ -49,6 +50,7 @@ def export(
     directory: Path,
     *,
     samples: tuple[NDArray[Any], ...],
+    sized: bool = False,
     stem: str = "model",
 ) -> Exported:
     """Writes `model` for a runtime and lets it out if it does what the graph does.
@@ -58,6 +60,8 @@ def export(
         target: The runtime.
         directory: Where to; made if it is missing. Nothing is left in it when the gate refuses.
         samples: One array per input, samples along axis 0, to compare on.
+        sized: Whether inputs have the sizes of `samples` in practice too, so that a target with
+            fixed sizes may take them for dimensions that the graph leaves free.
         stem: File name without its ending.
 
     Raises:
@@ -67,7 +71,8 @@ def export(
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=directory) as scratch:
         draft = Path(scratch) / f"{stem}{SUFFIXES[target]}"
-        _WRITERS[target](model, draft)
+        fixed = sized and target == "tflite"
+        _WRITERS[target](_with_sizes(model, samples) if fixed else model, draft)
         comparison = check_file(model, target, draft, samples)
         files = []
         for path in sorted(Path(scratch).iterdir()):
@@ -81,6 +86,21 @@ def export(
         weight_bytes=_weight_bytes(model, target),
         comparison=comparison,
     )
+
+
+def _with_sizes(model: ir.Model, samples: tuple[NDArray[Any], ...]) -> ir.Model:
+    """Returns a copy whose inputs have the samples' sizes where they had free ones.
+
+    The batch, along the first axis, stays free.
+    """
+    model = model.clone()
+    for value, array in zip(model.graph.inputs, samples, strict=True):
+        dims = list(value.shape or ())
+        sizes = zip(dims[1:], array.shape[1:], strict=True)
+        dims[1:] = [dim if isinstance(dim, int) else size for dim, size in sizes]
+        value.shape = ir.Shape(dims)
+    infer_shapes(model)
+    return model
 
 
 def _weight_bytes(model: ir.Model, target: RuntimeName) -> int:
