@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from trimtab.engine.losses import heads
+from trimtab.engine.heads import heads
 from trimtab.evaluate.data import Column
 from trimtab.graph.run import GraphRunner
 from trimtab.progress import track

@@ -9,6 +9,10 @@ the operator that makes it:
 | Sigmoid | cross-entropy of softened answers | cross-entropy |
 | anything else | squared difference | squared difference |
 
+Classes may lie along any axis, and the others be positions, as in a segmentation or a sequence:
+then each position has a label, -1 where it is padding. Labels that are shorter than the sequence of
+positions are met by connectionist temporal classification (Graves et al. 2006).
+
 Softened answers are those of Hinton et al. 2015, "Distilling the Knowledge in a Neural Network",
 section 2; squared differences those of Ba and Caruana 2014, "Do Deep Nets Really Need to be Deep?",
 section 2.2. They are divided by the variance of what is to be met, so that outputs in different
@@ -19,60 +23,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from trimtab.engine.heads import Head, Labels, fit_labels, heads, per_output
 from trimtab.errors import DataError
+from trimtab.evaluate.tasks.sequences import PADDING
 
 Array = NDArray[Any]
-Labels = Array | Sequence[Array | None] | None
-"""For the first output, or one array or None for each output."""
-
-
-@dataclass(frozen=True)
-class Head:
-    """One output, as the loss sees it.
-
-    Attributes:
-        value: What the loss works on: the output, or the logits from which it is made.
-        kind: Class probabilities, independent probabilities, or values of any other kind.
-    """
-
-    value: ir.Value
-    kind: Literal["softmax", "sigmoid", "values"]
 
 
 @dataclass(frozen=True)
 class Term:
-    """The loss of one output; see `Loss`."""
+    """The loss of one output; see `Loss`.
+
+    Attributes:
+        head: The output.
+        labelled: Whether it has labels.
+        target_scale: Variance of the teacher's answers.
+        label_scale: Variance of the labels.
+        blank: Class that stands for no token, where labels are sequences of tokens.
+    """
 
     head: Head
     labelled: bool
     target_scale: float
     label_scale: float
-
-
-def heads(model: ir.Model) -> list[Head]:
-    """Returns what the loss works on, for each output in order."""
-    return [_head(output) for output in model.graph.outputs]
-
-
-def _head(output: ir.Value) -> Head:
-    producer = output.producer()
-    if producer is not None and producer.inputs and (logits := producer.inputs[0]) is not None:
-        axis = producer.attributes["axis"].as_int() if "axis" in producer.attributes else -1
-        if producer.op_type == "Softmax" and axis in (-1, _rank(output) - 1):
-            return Head(logits, "softmax")
-        if producer.op_type == "Sigmoid":
-            return Head(logits, "sigmoid")
-    return Head(output, "values")
-
-
-def _rank(value: ir.Value) -> int:
-    return len(value.shape) if value.shape is not None else 0
+    blank: int | None = None
 
 
 class Loss:
@@ -116,7 +96,8 @@ class Loss:
         import tensorflow as tf
 
         if term.head.kind == "softmax":
-            return softened_divergence(target, answer, self._temperature)
+            axis = term.head.axis
+            return softened_divergence(target, answer, self._temperature, axis=axis)
         if term.head.kind == "sigmoid":
             soft = tf.sigmoid(target / self._temperature)
             entropy = tf.nn.sigmoid_cross_entropy_with_logits(soft, answer / self._temperature)
@@ -127,23 +108,55 @@ class Loss:
 def _from_labels(term: Term, labels: Any, answer: Any) -> Any:
     import tensorflow as tf
 
+    if term.blank is not None:
+        return _ctc(labels, answer, term.blank)
     if term.head.kind == "softmax":
-        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, answer))
+        return _cross_entropy(labels, answer, term.head.axis)
     if term.head.kind == "sigmoid":
         return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels, answer))
     return tf.reduce_mean(tf.square(labels - answer)) / term.label_scale
 
 
-def softened_divergence(teacher: Any, student: Any, temperature: float) -> Any:
+def _cross_entropy(labels: Any, answer: Any, axis: int) -> Any:
+    """Mean over the positions that are no padding."""
+    import tensorflow as tf
+
+    last = len(answer.shape) - 1
+    order = [*(i for i in range(last + 1) if i != axis % (last + 1)), axis % (last + 1)]
+    logits = tf.transpose(answer, order) if order[-1] != last else answer
+    counted = tf.cast(labels != PADDING, logits.dtype)
+    known = tf.maximum(labels, 0)
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(known, logits)
+    return tf.math.divide_no_nan(tf.reduce_sum(losses * counted), tf.reduce_sum(counted))
+
+
+def _ctc(labels: Any, answer: Any, blank: int) -> Any:
+    """Mean negative log-likelihood of a token (Graves et al. 2006, equation 12)."""
+    import tensorflow as tf
+
+    lengths = tf.reduce_sum(tf.cast(labels != PADDING, tf.int32), axis=1)
+    positions = tf.fill(tf.shape(answer)[:1], tf.shape(answer)[1])
+    losses = tf.nn.ctc_loss(
+        tf.maximum(labels, 0),
+        answer,
+        lengths,
+        positions,
+        logits_time_major=False,
+        blank_index=blank,
+    )
+    return tf.reduce_sum(losses) / tf.cast(tf.maximum(tf.reduce_sum(lengths), 1), losses.dtype)
+
+
+def softened_divergence(teacher: Any, student: Any, temperature: float, axis: int = -1) -> Any:
     """Mean Kullback-Leibler divergence of softened class probabilities, times T squared.
 
     The factor keeps the gradient's size the same over temperatures (Hinton et al. 2015).
     """
     import tensorflow as tf
 
-    target = tf.nn.log_softmax(teacher / temperature)
-    answer = tf.nn.log_softmax(student / temperature)
-    divergence = tf.reduce_sum(tf.exp(target) * (target - answer), axis=-1)
+    target = tf.nn.log_softmax(teacher / temperature, axis=axis)
+    answer = tf.nn.log_softmax(student / temperature, axis=axis)
+    divergence = tf.reduce_sum(tf.exp(target) * (target - answer), axis=axis)
     return tf.reduce_mean(divergence) * temperature**2
 
 
@@ -170,12 +183,12 @@ def build_loss(
     found = heads(model)
     if len(targets) != len(found):
         raise DataError(f"the model has {len(found)} outputs, the teacher {len(targets)}")
-    given = _per_output(labels, len(found))
+    given = per_output(labels, len(found))
     terms, kept = [], []
     for head, target, label in zip(found, targets, given, strict=True):
-        fitted = None
+        fitted = blank = None
         if label is not None:
-            head, fitted = _fit(head, label, target)  # noqa: PLW2901
+            head, fitted, blank = fit_labels(head, label, target)  # noqa: PLW2901
             kept.append(fitted)
         terms.append(
             Term(
@@ -183,43 +196,11 @@ def build_loss(
                 labelled=fitted is not None,
                 target_scale=_variance(target),
                 label_scale=1.0 if fitted is None else _variance(fitted),
+                blank=blank,
             )
         )
     loss = Loss(terms, temperature=temperature, label_share=label_share)
     return loss, [*targets, *kept]
-
-
-def _per_output(labels: Labels, outputs: int) -> list[Array | None]:
-    if labels is None or isinstance(labels, np.ndarray):
-        return [labels, *[None] * (outputs - 1)]
-    if len(labels) != outputs:
-        raise DataError(f"the model has {outputs} outputs, and there are labels for {len(labels)}")
-    return list(labels)
-
-
-def _fit(head: Head, labels: Array, target: Array) -> tuple[Head, Array]:
-    """Brings labels into the shape and type that the loss takes, and finds what the output is.
-
-    Logits are known as such by their labels: a whole number for each row of several values.
-    """
-    name, classes = head.value.name, target.shape[-1] if target.ndim > 1 else 1
-    whole = np.issubdtype(labels.dtype, np.integer)
-    if head.kind != "sigmoid" and whole and classes > 1 and labels.shape == target.shape[:-1]:
-        outside = labels[(labels < 0) | (labels >= classes)]
-        if outside.size:
-            raise DataError(
-                f"{outside.size} labels of output {name!r} are outside 0 to {classes - 1}, such "
-                f"as {outside.flat[0]}"
-            )
-        return Head(head.value, "softmax"), labels.astype(np.int32)
-    if head.kind == "softmax" or labels.size != target.size:
-        wanted = list(target.shape[:-1]) if head.kind == "softmax" else list(target.shape)
-        raise DataError(
-            f"labels of output {name!r} must have the shape {wanted}"
-            f"{' and be whole numbers' if head.kind == 'softmax' else ''}; got "
-            f"{list(labels.shape)}, {labels.dtype}"
-        )
-    return head, labels.reshape(target.shape).astype(np.float32)
 
 
 def _variance(array: Array) -> float:

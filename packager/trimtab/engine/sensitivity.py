@@ -17,8 +17,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from trimtab.engine.heads import Head, Labels, heads
 from trimtab.engine.layout import Laid, arrange, natural
-from trimtab.engine.losses import Head, Labels, Loss, build_loss, heads
+from trimtab.engine.losses import Loss, build_loss
 from trimtab.engine.module import GraphModule
 from trimtab.tensorflow_setup import import_tensorflow
 
@@ -103,7 +104,7 @@ def _goals(model: ir.Model, answers: Sequence[Array], labels: Labels) -> list[Ar
 
 def _drawn(head: Head, answer: Array, generator: np.random.Generator) -> Array:
     if head.kind == "softmax":  # adding Gumbel noise to logits and taking the largest draws a class
-        drawn: Array = (answer + generator.gumbel(size=answer.shape)).argmax(axis=-1)
+        drawn: Array = (answer + generator.gumbel(size=answer.shape)).argmax(axis=head.axis)
         return drawn
     if head.kind == "sigmoid":
         return (answer + generator.logistic(size=answer.shape) > 0).astype(np.float32)

@@ -15,7 +15,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trimtab.engine.feed import Augment, Feed, Teacher
-from trimtab.engine.losses import Labels, build_loss
+from trimtab.engine.heads import Labels
+from trimtab.engine.losses import build_loss
 from trimtab.engine.module import GraphModule
 from trimtab.engine.schedule import Schedule
 from trimtab.engine.step import Objective, Trainer

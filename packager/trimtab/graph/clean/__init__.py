@@ -14,6 +14,7 @@ from trimtab.graph.clean.constants import fold_constants, lift_constants
 from trimtab.graph.clean.control_flow import inline_known_branches, unroll_short_loops
 from trimtab.graph.clean.dense import fuse_dense_bias
 from trimtab.graph.clean.einsum import hoist_bias, lower_einsum
+from trimtab.graph.clean.endings import sink_activations
 from trimtab.graph.clean.flat_dense import unflatten_dense
 from trimtab.graph.clean.names import tidy_names
 from trimtab.graph.clean.reshapes import fold_shapes
@@ -36,6 +37,7 @@ _PASSES = (
     sink_unsqueeze,
     cancel_squeezes,
     cancel_transposes,
+    sink_activations,
     split_batch_norm,
     fold_scaling,
     fuse_dense_bias,
