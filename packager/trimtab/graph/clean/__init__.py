@@ -22,6 +22,7 @@ from trimtab.graph.clean.reversals import cancel_reversals
 from trimtab.graph.clean.scaling import fold_scaling, split_batch_norm
 from trimtab.graph.clean.singleton import cancel_squeezes, sink_unsqueeze
 from trimtab.graph.clean.transposes import cancel_transposes, drop_identities
+from trimtab.graph.clean.zero_states import drop_zero_states
 
 _PASSES = (
     lift_constants,
@@ -32,6 +33,7 @@ _PASSES = (
     lower_einsum,
     hoist_bias,
     cancel_reversals,
+    drop_zero_states,
     fold_shapes,
     unflatten_dense,
     sink_unsqueeze,

@@ -6,7 +6,9 @@ import numpy as np
 import onnx_ir as ir
 
 from trimtab.graph.access import add_initializer, constant, replace_value
+from trimtab.graph.clean.input_lengths import from_inputs
 from trimtab.graph.shapes import Formulas, Length, Lengths
+from trimtab.graph.shapes.shape_rules import ELEMENTWISE
 
 _COMPUTED = frozenset({"Shape", "Size", "ConstantOfShape", "Reshape", "Expand"})
 
@@ -25,6 +27,8 @@ def fold_shapes(model: ir.Model) -> bool:
     for node in list(model.graph):
         if _fold_numbers(model, node, known) or _drop_unchanging(model, node, known):
             changed = True
+        elif node.op_type == "Expand":
+            changed |= _shorten_target(model, node, known)
         elif node.op_type == "Reshape":
             changed |= _fix_target(model, node, known) or _skip_inner(model, node, known)
     return changed
@@ -56,12 +60,56 @@ def _drop_unchanging(model: ir.Model, node: ir.Node, known: Formulas) -> bool:
     return True
 
 
+def _shorten_target(model: ir.Model, node: ir.Node, known: Formulas) -> bool:
+    """Asks an Expand for nothing that is there anyway, and reads the rest from inputs.
+
+    A length stays as it is where it is 1 in the target, or where every reader broadcasts to it by
+    another operand. So nothing inside the graph is asked for its shape, and channels can go there.
+    """
+    source, target = known.shape(node.inputs[0]), known.of(node.inputs[1])
+    if source is None or target is None or target.size < len(source):
+        return False
+    own = (1,) * (target.size - len(source)) + tuple(source)
+    supplied = _supplied_axes(node, known, target.size)
+    asked = [
+        1 if axis in supplied or wanted == own[axis] else wanted
+        for axis, wanted in enumerate(target.flat)
+    ]
+    if asked == list(target.flat) or not all(isinstance(length, int) for length in asked):
+        return from_inputs(model, node, 1, asked)
+    made = add_initializer(model.graph, "expand_target", np.asarray(asked, np.int64))
+    node.replace_input_with(1, made)
+    return True
+
+
+def _supplied_axes(node: ir.Node, known: Formulas, rank: int) -> set[int]:
+    """Returns the axes of an Expand whose length all readers have from another operand too."""
+    expanded = node.outputs[0]
+    uses = list(expanded.uses())
+    if expanded.is_graph_output() or not uses:
+        return set()
+    supplied = set(range(rank))
+    for reader in (use.node for use in uses):
+        result = known.shape(reader.outputs[0])
+        others = [known.shape(value) for value in reader.inputs if value is not expanded]
+        if reader.op_type not in ELEMENTWISE or reader.graph is not node.graph or not result:
+            return set()
+        supplied &= {
+            rank - back
+            for back in range(1, rank + 1)
+            for other in others
+            if other is not None and back <= len(other) and other[-back] == result[-back]
+        }
+    return supplied
+
+
 def _fix_target(model: ir.Model, node: ir.Node, known: Formulas) -> bool:
     if constant(node.inputs[1]) is not None:
         return False
-    target = static_target(known.shape(node.inputs[0]), known.shape(node.outputs[0]))
+    wanted = known.shape(node.outputs[0])
+    target = static_target(known.shape(node.inputs[0]), wanted)
     if target is None:
-        return False
+        return wanted is not None and from_inputs(model, node, 1, wanted)
     node.replace_input_with(1, add_initializer(model.graph, "reshape_target", target))
     node.attributes.pop("allowzero", None)
     return True

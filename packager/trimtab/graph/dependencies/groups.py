@@ -84,6 +84,8 @@ def collect(labels: Labels, opaque_operators: tuple[str, ...]) -> Dependencies:
             places.setdefault(root, []).append(axis)
     by_places: dict[tuple[Axis, ...], list[int]] = {}
     for root in sorted(places):
+        if labels.made.keys().isdisjoint(places[root]):
+            continue  # a constant alone makes no channels
         by_places.setdefault(tuple(places[root]), []).append(root)
     groups = [_group(labels, axes, where, tuple(classes)) for where, classes in by_places.items()]
     return Dependencies(

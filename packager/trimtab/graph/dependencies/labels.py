@@ -81,6 +81,19 @@ class Labels:
             return frozen(len(dimensions(value)))
         return self.activations[name]
 
+    def of_constant(self, value: ir.Value) -> LabelArray:
+        """Return new labels of an initializer that is read as data, such as a class token.
+
+        It may lose what the rest loses along its longest axis, and is kept whole along the others.
+        """
+        shape = _static(value)
+        if not shape or max(shape) < 2:
+            return self.of(value)
+        axis = int(np.argmax(shape))
+        fresh = self.atoms.create(shape[axis])
+        self.set_parameter(value, {axis: fresh})
+        return along(fresh, axis, len(shape))
+
     def lengths(self, value: ir.Value) -> Lengths:
         """Return the length of each axis of a tensor of known rank, as numbers or formulas."""
         return self.formulas.shapes[value]

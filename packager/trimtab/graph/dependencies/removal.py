@@ -12,6 +12,7 @@ from trimtab.graph.access import add_initializer, constant, infer_shapes, set_in
 from trimtab.graph.dependencies.groups import Axis, Dependencies
 from trimtab.graph.dependencies.labels import dimensions, name_of
 from trimtab.graph.dependencies.rules_layout import slice_bounds
+from trimtab.graph.dependencies.rules_reshape import axis_by_axis
 
 Keeps = dict[Axis, npt.NDArray[np.bool_]]
 """For each axis that loses slices, which of them it keeps."""
@@ -80,6 +81,9 @@ def _set_target_shape(node: ir.Node, graph: ir.Graph, keeps: Keeps) -> None:
     """
     target = node.inputs[1]
     assert target is not None
+    if constant(target) is None:
+        _set_computed_target(node, graph, keeps)
+        return
     for axis in range(len(dimensions(node.outputs[0]))):
         keep = keeps.get((name_of(node.outputs[0]), axis))
         array = constant(target)
@@ -87,6 +91,26 @@ def _set_target_shape(node: ir.Node, graph: ir.Graph, keeps: Keeps) -> None:
             array = array.copy()
             array[axis] = keep.sum() if (array == -1).any() else -1
             node.replace_input_with(1, add_initializer(graph, f"{target.name}_pruned", array))
+
+
+def _set_computed_target(node: ir.Node, graph: ir.Graph, keeps: Keeps) -> None:
+    """Give a Reshape whose target is put together at run time its new lengths."""
+    joined = axis_by_axis(node.inputs[1])
+    shrunk = {
+        axis: keep
+        for axis in range(len(dimensions(node.outputs[0])))
+        if (keep := keeps.get((name_of(node.outputs[0]), axis))) is not None
+    }
+    if joined is None or not shrunk:
+        return
+    parts = list(joined.inputs)
+    for axis, keep in shrunk.items():
+        if constant(parts[axis]) is not None:
+            parts[axis] = add_initializer(graph, "length", np.array([keep.sum()], np.int64))
+    concat = ir.node("Concat", parts, {"axis": 0})
+    concat.outputs[0].name = f"{node.outputs[0].name}_shape"
+    graph.insert_before(node, concat)
+    node.replace_input_with(1, concat.outputs[0])
 
 
 def _set_split_sizes(node: ir.Node, graph: ir.Graph, keeps: Keeps) -> None:

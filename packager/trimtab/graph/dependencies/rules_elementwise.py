@@ -56,13 +56,16 @@ def broadcasting(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
     operands = [value for value in node.inputs if value is not None]
     rank = max(len(dimensions(value)) for value in operands)
     activations = [value for value in operands if not is_parameter(value)]
-    sources = {id(value): _aligned(labels.of(value), rank) for value in activations}
+    widening = [value for value in operands if _widens(value, activations, rank)]
+    data_like = [*activations, *widening]
+    sources = {id(v): _aligned(labels.of(v), rank) for v in activations}
+    sources |= {id(v): _aligned(labels.of_constant(v), rank) for v in widening}
     varying = {axis for source in sources.values() for axis in varying_axes(source)}
 
     result: LabelArray | None = None
     kept_axes: set[int] = set()
-    for value in activations:
-        sizes = (1,) * (rank - len(dimensions(value))) + dimensions(value)
+    for value in data_like:
+        sizes = _sizes(value, rank)
         if any(sizes[axis] == 1 for axis in varying):
             labels.freeze(value)
             kept_axes |= {axis for axis in varying if sizes[axis] != 1}
@@ -72,9 +75,22 @@ def broadcasting(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
         result = frozen(rank)
     result = labels.tie_along(result, sorted(kept_axes & set(varying_axes(result))))
     for value in operands:
-        if is_parameter(value):
+        if is_parameter(value) and value not in widening:
             result = attach_constant(value, result, labels)
     return [result]
+
+
+def _widens(value: ir.Value, activations: Sequence[ir.Value], rank: int) -> bool:
+    """Say whether a constant alone has the axis that is its longest, as a mask for each head."""
+    sizes = _sizes(value, rank)
+    if not is_parameter(value) or not activations or max(size or 1 for size in sizes) < 2:
+        return False
+    axis = int(np.argmax([size or 1 for size in sizes]))
+    return all(_sizes(other, rank)[axis] == 1 for other in activations)
+
+
+def _sizes(value: ir.Value, rank: int) -> tuple[int | None, ...]:
+    return (1,) * (rank - len(dimensions(value))) + dimensions(value)
 
 
 def attach_constant(value: ir.Value, result: LabelArray, labels: Labels) -> LabelArray:

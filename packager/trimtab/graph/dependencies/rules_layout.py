@@ -13,6 +13,7 @@ from trimtab.graph.dependencies.labels import (
     Labels,
     along,
     dimensions,
+    frozen,
     is_parameter,
     varying_axes,
 )
@@ -48,7 +49,7 @@ def unsqueeze(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
 def concat(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
     """Join the labels as the elements."""
     parts = [value for value in node.inputs if value is not None]
-    sources = [labels.of(part) for part in parts]
+    sources = [labels.of_constant(p) if is_parameter(p) else labels.of(p) for p in parts]
     axis = node.attributes.get_int("axis", 0) % sources[0].ndim
     shape = np.max([source.shape for source in sources], axis=0)
     widened = []
@@ -183,3 +184,38 @@ def reduce(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
     source = labels.tie_along(source, [axis for axis in axes if source.shape[axis] > 1])
     keep = node.attributes.get_int("keepdims", 1)
     return [source if keep else source.squeeze(tuple(axes))]
+
+
+@rule("Range", "ConstantOfShape")
+def made_at_run_time(node: ir.Node, _labels: Labels) -> Sequence[LabelArray] | None:
+    """Keep all of it: its length is an input."""
+    return [frozen(len(dimensions(node.outputs[0])))]
+
+
+@rule("Shape")
+def shape(node: ir.Node, _labels: Labels) -> Sequence[LabelArray] | None:
+    """Understand the lengths of an input, which never change; others might be those of channels."""
+    return [frozen(1)] if data(node).is_graph_input() else None
+
+
+@rule("Expand")
+def expand(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
+    """Pass the labels on, where the target leaves the axes that carry them as they are."""
+    source = labels.of_constant(data(node)) if is_parameter(data(node)) else labels.of(data(node))
+    target = labels.formulas.of(input_at(node, 1))
+    rank = len(dimensions(node.outputs[0]))
+    if target is None:
+        return None
+    source = source.reshape((1,) * (rank - source.ndim) + source.shape)
+    asked = (1,) * (rank - target.size) + tuple(target)
+    return None if any(asked[axis] != 1 for axis in varying_axes(source)) else [source]
+
+
+@rule("Tile")
+def tile(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
+    """Repeat the labels as the elements."""
+    source, repeats = labels.of(data(node)), constant(input_at(node, 1))
+    if repeats is None:
+        return None
+    varying = varying_axes(source)
+    return [np.tile(source, [n if axis in varying else 1 for axis, n in enumerate(repeats)])]

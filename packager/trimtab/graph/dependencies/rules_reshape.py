@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from trimtab.graph.access import constant
 from trimtab.graph.dependencies.atoms import LabelArray
-from trimtab.graph.dependencies.labels import Labels, varying_axes
+from trimtab.graph.dependencies.labels import Labels, dimensions, varying_axes
 from trimtab.graph.dependencies.rules import data, input_at, rule
 from trimtab.graph.shapes import Length, Lengths, divided
 
@@ -25,15 +25,27 @@ from trimtab.graph.shapes import Length, Lengths, divided
 def reshape(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
     """Carry the labels through.
 
-    A target computed at run time is not understood; `load_model` leaves few of them.
+    A target computed at run time is understood where it is put together axis by axis, as
+    `load_model` leaves it where there are two free lengths or more.
     """
     source = labels.of(data(node))
     old, new = labels.lengths(data(node)), labels.lengths(node.outputs[0])
     varying = varying_axes(source)
     if not varying:
         return [source.reshape((1,) * len(new))]
-    if node.op_type == "Reshape" and constant(input_at(node, 1)) is None:
+    target = input_at(node, 1)
+    if node.op_type == "Reshape" and constant(target) is None and axis_by_axis(target) is None:
         return None
+    laid = _carried(source, old, new)
+    if laid is None and len(varying) > 1:
+        # A free length lies between the axes: only the first can be followed.
+        laid = _carried(labels.tie_along(source, varying[1:]), old, new)
+    return None if laid is None else [laid]
+
+
+def _carried(source: LabelArray, old: Lengths, new: Lengths) -> LabelArray | None:
+    """Return the labels in the new shape; None where their places in it are not known."""
+    varying = varying_axes(source)
     first, last = varying[0], varying[-1]
     # What lies behind the atoms may have free lengths, if it keeps its place at the end.
     behind = prod(old[last + 1 :])
@@ -42,10 +54,18 @@ def reshape(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
             run = _run(source, old[: last + 1], first)
             laid = None if run is None else _laid_out(run, new[:start])
             if laid is not None:
-                return [laid.reshape(laid.shape + (1,) * (len(new) - start))]
+                return laid.reshape(laid.shape + (1,) * (len(new) - start))
     run = _run(source, old, first)
-    laid = None if run is None else _laid_out(run, new)
-    return None if laid is None else [laid]
+    return None if run is None else _laid_out(run, new)
+
+
+def axis_by_axis(target: ir.Value | None) -> ir.Node | None:
+    """Return the Concat that puts a target together, one input for each axis; else None."""
+    concat = target.producer() if target is not None else None
+    if concat is None or concat.op_type != "Concat":
+        return None
+    single = all(value is not None and dimensions(value) == (1,) for value in concat.inputs)
+    return concat if single else None
 
 
 def _run(source: LabelArray, lengths: Lengths, first: int) -> LabelArray | None:

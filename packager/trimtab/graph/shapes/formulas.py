@@ -88,8 +88,7 @@ class Formulas:
             elif formulas is not None:
                 lengths.append(formulas[axis])
             else:
-                name = getattr(dim, "value", None)
-                lengths.append(Length.free(str(name) if name else f"{value.name}[{axis}]"))
+                lengths.append(free_length(value, axis))
         self.shapes[value] = tuple(lengths)
 
     def _take_constant(self, value: ir.Value) -> None:
@@ -98,6 +97,12 @@ class Formulas:
         array = constant(value)
         if array is not None and array.dtype.kind in "iub":
             self.numbers[value] = array.astype(np.int64).astype(object)
+
+
+def free_length(value: ir.Value, axis: int) -> Length:
+    """Returns the formula of a free dimension: its name, or its place where it has none."""
+    name = getattr(value.shape[axis], "value", None) if value.shape is not None else None
+    return Length.free(str(name) if name else f"{value.name}[{axis}]")
 
 
 ShapeRule = Callable[[ir.Node, Formulas], "list[Lengths] | None"]

@@ -174,6 +174,13 @@ def _of_its_numbers(node: ir.Node, known: Formulas) -> list[Lengths] | None:
     return None if target is None else [tuple(target.flat)]
 
 
+def _range(node: ir.Node, known: Formulas) -> list[Lengths] | None:
+    start, limit, step = (known.of(value) for value in node.inputs[:3])
+    if start is None or limit is None or step is None or step.item() != 1:
+        return None
+    return [(limit.item() - start.item(),)]
+
+
 def _recurrent(node: ir.Node, known: Formulas) -> list[Lengths] | None:
     """Y is (steps, directions, batch, hidden), the states (directions, batch, hidden)."""
     source, weight = known.shape(node.inputs[0]), known.shape(node.inputs[2])
@@ -203,14 +210,14 @@ _KEEPS_SHAPE = (
     *("GroupNormalization", "RMSNormalization", "Cos", "PRelu", "CumSum", "Dropout", "IsNaN"),
     *("QuantizeLinear", "DequantizeLinear", "ThresholdedRelu", "Trilu"),
 )
-_ELEMENTWISE = (
+ELEMENTWISE = (
     *("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "Mod", "Where", "Equal"),
     *("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Xor"),
 )
 
 SHAPE_RULES: dict[str, ShapeRule] = {
     **dict.fromkeys(_KEEPS_SHAPE, _same),
-    **dict.fromkeys(_ELEMENTWISE, _elementwise),
+    **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"), _reduce),
     **dict.fromkeys(("ReduceProd", "ReduceSumSquare"), _reduce),
     **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
@@ -223,6 +230,7 @@ SHAPE_RULES: dict[str, ShapeRule] = {
     "Gather": _gather,
     "Gemm": _gemm,
     "MatMul": _matmul,
+    "Range": _range,
     "Reshape": _reshape,
     "Slice": _slice,
     "Split": _split,
