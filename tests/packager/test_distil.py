@@ -217,7 +217,7 @@ def test_what_does_not_fit_is_said_in_one_line(tmp_path):
     ir.save(encoder(1), tmp_path / "other.onnx")
     with pytest.raises(ModelError, match=r"other.onnx: its inputs must be .*'batch', 3, 8, 8"):
         make_student(teacher, Student(path=str(tmp_path / "other.onnx")), surroundings)
-    with pytest.raises(ModelError, match=r"no residual block .* leave `depth` out"):
+    with pytest.raises(ModelError, match=r"no residual block and no layer .* leave `depth` out"):
         make_student(network(0), Student(depth=0.5), surroundings)
     with pytest.raises(RecipeError, match="original computes no value 'nothing'; the nearest"):
         apply(teacher, Distil(features=(Feature(teacher="nothing"),)), surroundings)
@@ -229,3 +229,42 @@ def test_what_does_not_fit_is_said_in_one_line(tmp_path):
     pair = Feature(teacher=names[0], student=names[-1])
     with pytest.raises(ModelError, match="they may differ in one dimension only"):
         apply(teacher, Distil(features=(pair,)), surroundings)
+
+
+def stack(layers: int = 3) -> ir.Model:
+    """Recurrent layers one after another, between transposes, as Keras' exports have them."""
+    b = TrainedLike(6, 8)
+    x = b.op("Transpose", "x", perm=[1, 0, 2])
+    for taken in (8, *[12] * (layers - 1)):
+        weights = [b.weight(1, 36, width) for width in (taken, 12)]
+        y = b.op("GRU", x, *weights, b.weight(1, 72), hidden_size=12, linear_before_reset=1)
+        x = b.op("Squeeze", y, b.constant([1]))
+    last = b.op("ReduceMean", b.op("Transpose", x, perm=[1, 0, 2]), axes=[1], keepdims=0)
+    return clean(b.build(b.op("Gemm", last, b.weight(12, 5), b.weight(5))))
+
+
+def plain(layers: int = 3) -> ir.Model:
+    b = TrainedLike(3, 8, 8)
+    x = b.conv_relu("x", 3, 16)
+    for _ in range(layers):
+        x = b.conv_relu(x, 16, 16)
+    return clean(b.classifier(b.conv_relu(x, 16, 8), 8))
+
+
+@pytest.mark.parametrize(
+    ("make", "operator", "kept"), [(stack, "GRU", 2), (plain, "Conv", 4), (encoder, "Add", 4)]
+)
+def test_models_without_residual_blocks_lose_layers_that_change_no_shape(make, operator, kept):
+    teacher = make()
+    student = make_student(teacher, Student(depth=0.5), context(teacher))
+    assert operators(student, operator) == kept
+    x = context(teacher).dataset.test.inputs
+    assert run_graph(student, x)[0].shape == run_graph(teacher, x)[0].shape
+
+
+def test_a_student_must_answer_in_the_same_terms(tmp_path):
+    teacher = network(1)
+    ir.save(network(1, softmax=False), tmp_path / "logits.onnx")
+    step = Distil(student=Student(path=str(tmp_path / "logits.onnx")))
+    with pytest.raises(ModelError, match="ends in neither Softmax nor Sigmoid, the original's in"):
+        apply(teacher, step, context(teacher))

@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 from trimtab.compress.fine_tune import Training, load_augment, log_epoch, log_outcome
 from trimtab.compress.student import Student, make_student
 from trimtab.compress.teacher import Teacher, teacher_answers
-from trimtab.errors import DataError, RecipeError
+from trimtab.engine.heads import heads
+from trimtab.errors import DataError, ModelError, RecipeError
 
 if TYPE_CHECKING:
     from trimtab.compress.context import Context
-    from trimtab.engine.features import FeatureLoss
-    from trimtab.engine.losses import Loss
+    from trimtab.engine.features import Match
 
 Array = NDArray[Any]
+
+_END = {"softmax": "a Softmax", "sigmoid": "a Sigmoid", "values": "neither Softmax nor Sigmoid"}
 
 _SEEN_SAMPLES = 64
 """Enough for the shapes and the rough variance of features."""
@@ -76,6 +78,7 @@ def apply(model: ir.Model, step: Distil, context: Context) -> ir.Model:
     """
     if context.dataset is None:
         raise DataError("distil needs data: give --data (labels are not needed)")
+    from trimtab.engine.features import FeatureLoss
     from trimtab.engine.feed import Feed
     from trimtab.engine.losses import build_loss
     from trimtab.engine.train import check_trainable, train
@@ -84,7 +87,11 @@ def apply(model: ir.Model, step: Distil, context: Context) -> ir.Model:
     augment = load_augment(step)
     student = make_student(model, step.student, context)
     check_trainable(student, len(split))
+    _check_ends(student, context.teacher)
     pairs = [_pair(feature, context.teacher, student) for feature in step.features]
+    teacher = Teacher(context.teacher, [feature.teacher for feature in step.features])
+    seen = teacher(split.take(np.arange(min(_SEEN_SAMPLES, len(split)))))
+    matches = _matches(pairs, seen, step)
     answers = teacher_answers(context.teacher, split.columns)
     loss, goals = build_loss(
         student,
@@ -93,11 +100,9 @@ def apply(model: ir.Model, step: Distil, context: Context) -> ir.Model:
         temperature=step.temperature,
         label_share=step.label_share,
     )
-    teacher = Teacher(context.teacher, [feature.teacher for feature in step.features])
-    seen = teacher(split.take(np.arange(min(_SEEN_SAMPLES, len(split)))))
     # Features of all samples would not fit into memory: the teacher is asked batch by batch.
     asked = teacher if step.features or augment else answers
-    objective = _objective(loss, pairs, seen, step) if step.features else loss
+    objective = FeatureLoss(loss, matches, share=step.feature_share) if matches else loss
     feed = Feed(split.columns, asked, goals[len(answers) :], augment)
     with context.keeping(student):
         history = train(
@@ -130,13 +135,30 @@ def _pair(feature: Feature, teacher: ir.Model, student: ir.Model) -> ir.Value:
     return found
 
 
-def _objective(
-    loss: Loss, values: Sequence[ir.Value], seen: Sequence[Array], step: Distil
-) -> FeatureLoss:
-    from trimtab.engine.features import FeatureLoss, Match
+def _matches(values: Sequence[ir.Value], seen: Sequence[Array], step: Distil) -> list[Match]:
+    """Returns the pairs of values, once their widths are known to fit."""
+    from trimtab.engine.features import Match, differing_axis
 
     matches = [
         Match(value, array, feature.teacher)
         for value, array, feature in zip(values, seen, step.features, strict=False)
     ]
-    return FeatureLoss(loss, matches, share=step.feature_share)
+    for match in matches:
+        differing_axis(match)
+    return matches
+
+
+def _check_ends(student: ir.Model, teacher: ir.Model) -> None:
+    """Checks that both answer in the same terms: with probabilities, or with values.
+
+    Raises:
+        ModelError: They do not; the student would learn logits where it must tell probabilities.
+    """
+    for output, asked, answered in zip(
+        student.graph.outputs, heads(teacher), heads(student), strict=True
+    ):
+        if (asked.kind, asked.axis) != (answered.kind, answered.axis):
+            raise ModelError(
+                f"student: its output {output.name!r} ends in {_END[answered.kind]}, the "
+                f"original's in {_END[asked.kind]}; end both in the same"
+            )

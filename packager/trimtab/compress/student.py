@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trimtab.errors import ModelError
 from trimtab.graph.access import attribute, constant, set_initializer, shape_of
-from trimtab.graph.residual import remove_blocks, residual_blocks, units
+from trimtab.graph.residual import even_layers, remove_blocks, residual_blocks, units
 
 if TYPE_CHECKING:
     from trimtab.compress.context import Context
@@ -29,7 +29,8 @@ class Student(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
         path: A model file with the same inputs and outputs.
         width: The share of the channels that each group of layers keeps.
         depth: The share of the residual blocks that are kept, of those that can be left out; what
-            repeats together, such as a transformer's attention and feed-forward, goes together.
+            repeats together, such as a transformer's attention and feed-forward, goes together. Of
+            models without such blocks: of the layers whose input and output have the same shape.
         weights: `inherited`: of what is kept, the strongest channels first. `random`: drawn anew.
     """
 
@@ -119,11 +120,11 @@ def _named(signature: list[tuple[Any, str]]) -> str:
 
 
 def _make_shallower(model: ir.Model, depth: float, context: Context) -> None:
-    repeated = units(residual_blocks(model))
+    repeated = units(residual_blocks(model)) or [[layer] for layer in even_layers(model)]
     if not repeated:
         raise ModelError(
-            "student: no residual block of the model can be left out (none has an input and an "
-            "output of the same shape); leave `depth` out"
+            "student: no residual block and no layer of the model can be left out (none has an "
+            "input and an output of the same shape); leave `depth` out"
         )
     count = max(1, round(depth * len(repeated)))
     kept = set(np.linspace(0, len(repeated) - 1, count).round().astype(int).tolist())
@@ -131,7 +132,7 @@ def _make_shallower(model: ir.Model, depth: float, context: Context) -> None:
         kept = set()
     gone = [block for index, unit in enumerate(repeated) if index not in kept for block in unit]
     remove_blocks(model, gone)
-    context.log(f"student: {len(kept)} of {len(repeated)} repeated blocks are kept")
+    context.log(f"student: {len(kept)} of {len(repeated)} blocks that can be left out are kept")
 
 
 def _make_narrower(model: ir.Model, width: float, context: Context) -> ir.Model:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from trimtab.engine.losses import Loss
 from trimtab.errors import ModelError
+from trimtab.graph.access import shape_of
 
 Array = NDArray[Any]
 
@@ -64,29 +65,40 @@ class FeatureLoss:
         return self._loss(answers[count:], goals[count:]) + self._share * distance / count
 
 
+def differing_axis(match: Match) -> int | None:
+    """Returns the axis in which two values differ in width, None where they do not.
+
+    Raises:
+        ModelError: They differ in more, or the student's width is not known.
+    """
+    wanted = match.teacher.shape[1:]
+    found = (shape_of(match.value) or ())[1:]
+    differing = [axis for axis, (a, b) in enumerate(zip(wanted, found, strict=False)) if a != b]
+    if len(wanted) != len(found) or len(differing) > 1:
+        raise ModelError(
+            f"feature {match.name!r}: the teacher's value is {list(wanted)}, the student's "
+            f"{match.value.name!r} is {list(found)}; they may differ in one dimension only"
+        )
+    if not differing:
+        return None
+    if found[differing[0]] is None:
+        raise ModelError(f"feature {match.name!r}: the student's width is not known")
+    return differing[0] + 1
+
+
 class _Pair:
     def __init__(self, match: Match) -> None:
         import keras
 
-        wanted = match.teacher.shape[1:]
-        found = tuple(dim if isinstance(dim, int) else None for dim in match.value.shape or ())[1:]
-        differing = [axis for axis, (a, b) in enumerate(zip(wanted, found, strict=False)) if a != b]
-        if len(wanted) != len(found) or len(differing) > 1:
-            raise ModelError(
-                f"feature {match.name!r}: the teacher's value is {list(wanted)}, the student's "
-                f"{match.value.name!r} is {list(found)}; they may differ in one dimension only"
-            )
         self._scale = max(float(np.var(match.teacher)), 1e-12)
-        self._axis: int | None = None
+        self._axis = differing_axis(match)
         self.adapter: Any = None
-        if differing:
-            self._axis = differing[0] + 1
-            rows, columns = found[differing[0]], wanted[differing[0]]
-            if rows is None:
-                raise ModelError(f"feature {match.name!r}: the student's width is not known")
-            spread = 1 / np.sqrt(rows)
+        if self._axis is not None:
+            rows = (shape_of(match.value) or ())[self._axis]
+            assert rows is not None
+            columns = match.teacher.shape[self._axis]
             random = np.random.default_rng(0)
-            start = random.normal(0, spread, (rows, columns)).astype(np.float32)
+            start = random.normal(0, 1 / np.sqrt(rows), (rows, columns)).astype(np.float32)
             self.adapter = keras.Variable(start)
 
     def distance(self, answer: Any, goal: Any) -> Any:

@@ -20,6 +20,15 @@ _IDEMPOTENT = frozenset({"Relu", "LayerNormalization"})
 second Relu does nothing, and a second norm little but scale once more."""
 
 
+_LAYERS = frozenset({"Conv", "Gemm", "MatMul", "LSTM", "GRU", "RNN"})
+_WITH_LAYERS = frozenset(
+    {"Add", "BatchNormalization", "LayerNormalization", "Mul", "Reshape", "Squeeze", "Transpose"}
+    | {"Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Relu", "Selu"}
+    | {"Sigmoid", "Softplus", "Tanh"}
+)
+"""What may stand between a layer and the next one: its bias, its norm, its activation."""
+
+
 @dataclass(frozen=True)
 class Block:
     """A block that can be left out.
@@ -38,6 +47,15 @@ class Block:
 def residual_blocks(model: ir.Model) -> list[Block]:
     """Returns the blocks that can be left out, in the graph's order."""
     return [block for node in model.graph if (block := _block(node)) is not None]
+
+
+def even_layers(model: ir.Model) -> list[Block]:
+    """Returns the layers, with their activations, that change no shape, in the graph's order.
+
+    Where nothing goes around them, such as in a stack of recurrent layers, leaving one out changes
+    more than leaving out a residual block; training must make up for it.
+    """
+    return [layer for node in model.graph if (layer := _even_layer(node)) is not None]
 
 
 def units(blocks: Sequence[Block]) -> list[list[Block]]:
@@ -77,6 +95,27 @@ def _block(node: ir.Node) -> Block | None:
         if between:
             return Block(skip, _end(node, skip), tuple(sorted(n.op_type for n in between)))
     return None
+
+
+def _even_layer(node: ir.Node) -> Block | None:
+    skip = node.inputs[0] if node.inputs else None
+    if node.op_type not in _LAYERS or skip is None or len(node.inputs) < 2:
+        return None
+    if constant(node.inputs[1]) is None or skip.producer() is None:
+        return None  # the first layer makes features of inputs
+    end, operators = node.outputs[0], [node.op_type]
+    while (following := only_consumer(end)) is not None and _goes_along(following, end):
+        end = following.outputs[0]
+        operators.append(following.op_type)
+    alike = shape_of(skip) == shape_of(end) and shape_of(end) is not None
+    used_alone = not any(output.uses() for output in node.outputs[1:])
+    return Block(skip, end, tuple(operators)) if alike and used_alone else None
+
+
+def _goes_along(node: ir.Node, value: ir.Value) -> bool:
+    """Whether a node belongs to the layer before it: it reads nothing else that is computed."""
+    others = [v for v in node.inputs if v is not None and v is not value]
+    return node.op_type in _WITH_LAYERS and all(constant(v) is not None for v in others)
 
 
 def _between(skip: ir.Value, branch: ir.Value) -> list[ir.Node]:
