@@ -36,10 +36,10 @@ def _replace(ctx: Any, node: Any, output: str, index: int = 0) -> None:
 
 def _erfc(ctx: Any, node: Any, _name: str, _args: Sequence[Any]) -> None:
     """Writes erfc(x) as 1 + erf(-x): the form of GELU that runtimes fuse."""
-    one = _constant(ctx, np.ones((), _dtype(ctx, node)))
+    one = make_constant(ctx, np.ones((), _dtype(ctx, node)))
     negative = _negated(ctx, node.inputs[0]) or ctx.make_node("Neg", [node.input[0]]).output[0]
     erf = ctx.make_node("Erf", [negative])
-    _put(ctx, node, "Add", [erf.output[0], one])
+    put(ctx, node, "Add", [erf.output[0], one])
 
 
 def _negated(ctx: Any, producer: Any) -> str | None:
@@ -48,35 +48,35 @@ def _negated(ctx: Any, producer: Any) -> str | None:
         return None
     for index, factor in enumerate(producer.inputs):
         if factor.is_const():
-            constant = _constant(ctx, -factor.get_tensor_value(as_list=False))
+            constant = make_constant(ctx, -factor.get_tensor_value(as_list=False))
             made = ctx.make_node("Mul", [producer.input[1 - index], constant])
             return str(made.output[0])
     return None
 
 
 def _expm1(ctx: Any, node: Any, _name: str, _args: Sequence[Any]) -> None:
-    one = _constant(ctx, np.ones((), _dtype(ctx, node)))
+    one = make_constant(ctx, np.ones((), _dtype(ctx, node)))
     power = ctx.make_node("Exp", [node.input[0]])
-    _put(ctx, node, "Sub", [power.output[0], one])
+    put(ctx, node, "Sub", [power.output[0], one])
 
 
 def _reverse(ctx: Any, node: Any, _name: str, _args: Sequence[Any]) -> None:
     """Writes a reversal as a Slice with step -1; tf2onnx's own is a ReverseSequence."""
     axes = np.atleast_1d(node.inputs[1].get_tensor_value(as_list=False)).astype(np.int64)
     bounds = [np.full_like(axes, -1), np.full_like(axes, -_LAST), axes, np.full_like(axes, -1)]
-    inputs = [node.input[0], *(_constant(ctx, bound) for bound in bounds)]
-    _put(ctx, node, "Slice", inputs)
+    inputs = [node.input[0], *(make_constant(ctx, bound) for bound in bounds)]
+    put(ctx, node, "Slice", inputs)
 
 
 def _bucketize(ctx: Any, node: Any, _name: str, _args: Sequence[Any]) -> None:
     """Counts the boundaries that are not above x."""
     boundaries = np.asarray(node.get_attr_value("boundaries"), np.float32)
     data = ctx.make_node("Cast", [node.input[0]], attr={"to": onnx.TensorProto.FLOAT})
-    last = _constant(ctx, np.asarray([-1], np.int64))
+    last = make_constant(ctx, np.asarray([-1], np.int64))
     wide = ctx.make_node("Unsqueeze", [data.output[0], last])
-    above = ctx.make_node("GreaterOrEqual", [wide.output[0], _constant(ctx, boundaries)])
+    above = ctx.make_node("GreaterOrEqual", [wide.output[0], make_constant(ctx, boundaries)])
     ones = ctx.make_node("Cast", [above.output[0]], attr={"to": ctx.get_dtype(node.output[0])})
-    _put(ctx, node, "ReduceSum", [ones.output[0], last], keepdims=0)
+    put(ctx, node, "ReduceSum", [ones.output[0], last], keepdims=0)
 
 
 def _recurrent(ctx: Any, node: Any, _name: str, _args: Sequence[Any]) -> None:
@@ -88,7 +88,7 @@ def _recurrent(ctx: Any, node: Any, _name: str, _args: Sequence[Any]) -> None:
     data, weights, states = node.input[1], list(node.input[2:5]), list(node.input[5:])
     dtype = ctx.get_dtype(node.output[0])
     time_first = ctx.make_node("Transpose", [data], attr={"perm": [1, 0, 2]})
-    axis0 = _constant(ctx, np.asarray([0], np.int64))
+    axis0 = make_constant(ctx, np.asarray([0], np.int64))
     given = [ctx.make_node("Unsqueeze", [state, axis0]).output[0] for state in states]
     inputs = [time_first.output[0], *weights, *([""] if given else []), *given]
     layer = ctx.make_node(
@@ -99,12 +99,12 @@ def _recurrent(ctx: Any, node: Any, _name: str, _args: Sequence[Any]) -> None:
         dtypes=[dtype] * len(node.output),
         name=node.name.removesuffix("/PyFunc"),
     )
-    axis1 = _constant(ctx, np.asarray([1], np.int64))
+    axis1 = make_constant(ctx, np.asarray([1], np.int64))
     one_direction = ctx.make_node("Squeeze", [layer.output[0], axis1])
     outputs = ctx.make_node("Transpose", [one_direction.output[0]], attr={"perm": [1, 0, 2]})
     if settings["backwards"]:
         # Keras returns the steps as they were computed, ONNX as they stand in the input.
-        bounds = [_constant(ctx, np.asarray([item])) for item in (-1, -_LAST, 1, -1)]
+        bounds = [make_constant(ctx, np.asarray([item])) for item in (-1, -_LAST, 1, -1)]
         outputs = ctx.make_node("Slice", [outputs.output[0], *bounds])
     _replace(ctx, node, outputs.output[0], 0)
     for index in range(1, len(node.output)):
@@ -143,13 +143,14 @@ def _dtype(ctx: Any, node: Any) -> Any:
     return onnx.helper.tensor_dtype_to_np_dtype(ctx.get_dtype(node.output[0]))
 
 
-def _constant(ctx: Any, array: Any) -> str:
+def make_constant(ctx: Any, array: Any) -> str:
+    """Adds a constant to tf2onnx's graph, and returns its name."""
     from tf2onnx.utils import make_name
 
     return str(ctx.make_const(make_name("trimtab_const"), np.asarray(array)).output[0])
 
 
-def _put(ctx: Any, node: Any, operator: str, inputs: Sequence[str], **attributes: Any) -> None:
+def put(ctx: Any, node: Any, operator: str, inputs: Sequence[str], **attributes: Any) -> None:
     """Puts a new last node with the old one's name, output and type in its place."""
     name, outputs = node.name, list(node.output)
     dtype, shape = ctx.get_dtype(outputs[0]), ctx.get_shape(outputs[0])

@@ -107,13 +107,14 @@ def check_operators(proto: onnx.ModelProto, source: str) -> None:
     Raises:
         UnsupportedOperatorError: There are some; all are named.
     """
-    names = {node.op_type for node in _nodes(proto.graph) if not node.domain}
-    unknown = sorted(name for name in names if not onnx.defs.has(name))
+    found = {node.op_type for node in _nodes(proto.graph) if not node.domain}
+    unknown = sorted(name for name in found if not onnx.defs.has(name))
     if unknown:
+        names = [name.removeprefix("TFL_") for name in unknown]
         raise UnsupportedOperatorError(
-            f"{source} has TensorFlow operators that ONNX lacks: {', '.join(unknown)}; replace the "
+            f"{source} has TensorFlow operators that ONNX lacks: {', '.join(names)}; replace the "
             "layers that make them, or move them in front of the model",
-            unknown,
+            names,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -19,9 +20,9 @@ from trimtab.graph.tensorflow_import import (
     unique,
     untie_constant_biases,
 )
+from trimtab.graph.tflite_file import plain_tflite
+from trimtab.graph.tflite_handlers import tflite_handlers
 from trimtab.tensorflow_setup import import_tensorflow
-
-_IDENTIFIER = b"TFL3"
 
 
 def read_tflite(path: Path) -> ir.Model:
@@ -31,16 +32,24 @@ def read_tflite(path: Path) -> ir.Model:
         ModelError: The file is no TFLite model, or tf2onnx cannot convert it.
         UnsupportedOperatorError: It has operators that ONNX lacks.
     """
-    if path.read_bytes()[4:8] != _IDENTIFIER:
-        raise ModelError(f"{path} is no TFLite model: the identifier TFL3 is missing")
+    content = plain_tflite(path.read_bytes(), str(path))
     import_tensorflow()
     import tf2onnx
 
     try:
-        # tf2onnx runs the interpreter, which prints what it delegates.
-        with quiet_tf2onnx(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        # tf2onnx reads a file, and runs the interpreter, which prints what it delegates.
+        with (
+            tempfile.NamedTemporaryFile(suffix=".tflite") as plain,
+            quiet_tf2onnx(),
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            plain.write(content)
+            plain.flush()
             warnings.simplefilter("ignore")
-            proto, _ = tf2onnx.convert.from_tflite(str(path), opset=OPSET)
+            proto, _ = tf2onnx.convert.from_tflite(
+                plain.name, opset=OPSET, custom_op_handlers=tflite_handlers()
+            )
     # tf2onnx's reader raises whatever the flatbuffer or a broken shape makes it raise.
     except Exception as error:
         raise ModelError(f"{path} cannot be converted to ONNX: {one_line(error)}") from error
