@@ -70,7 +70,7 @@ MISFITS = {
     ),
     "label too high": (
         {"y_test": np.array([0, 1, 2, 3, 0, 1])},
-        "y_test has 1 labels outside 0 to 2, such as 3: the model tells 3 classes apart",
+        "y_test has 1 labels outside 0 to 2, such as 3 of sample 3: the model tells 3 classes",
     ),
     "label below zero": (
         {"y_train": spoil(np.zeros(10, int), -1)},

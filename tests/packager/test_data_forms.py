@@ -13,9 +13,11 @@ from PIL import Image
 
 from trimtab.errors import DataError
 from trimtab.evaluate import data as data_module
+from trimtab.evaluate import stored
 from trimtab.evaluate.data import Dataset, Split, hold_out
 from trimtab.evaluate.fit import check_fits
 from trimtab.evaluate.load import fingerprint, load_data
+from trimtab.evaluate.stored import StoredArray
 from trimtab.workflow.source import prepare_data
 from trimtab_agent.contract.manifest import TensorSpec
 
@@ -111,7 +113,8 @@ LABELS = {
         "regression", (None, 2), np.zeros(4), "must have the shape [samples, 2], not [4]",
     ),
     "regression without a number": (
-        "regression", (None, 1), np.array([1, np.inf, 2, 3]), "y_test has 1 values that are not",
+        "regression", (None, 1), np.array([1, np.inf, 2, 3]),
+        "y_test has 1 samples whose values are not finite, the first is sample 1",
     ),
     "regression without spread": (
         "regression", (None, 1), np.ones(4), "y_test is the same for all samples",
@@ -205,6 +208,57 @@ def test_what_is_larger_than_memory_may_be_is_not_materialised(monkeypatch):
         _ = Split(inputs=(Tape(40),)).inputs
 
 
+# ---------------------------------------------------------------------------- large files
+
+
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_large_arrays_stay_in_the_file(tmp_path, monkeypatch, write, order):
+    monkeypatch.setattr(stored, "LARGE_BYTES", 400)
+    x = np.asarray(RNG.normal(size=(30, 8)).astype(np.float32), order=order)
+    path = tmp_path / "data.npz"
+    write(path, x_train=x, y_train=np.arange(30) % 2, x_test=x[:3], y_test=np.zeros(3, int))
+    dataset = load_data(path, [SOUND])
+    (column,) = dataset.train.columns
+    assert isinstance(column, StoredArray)
+    assert isinstance(dataset.test.columns[0], np.ndarray)
+    np.testing.assert_array_equal(column[3:9], x[3:9])
+    np.testing.assert_array_equal(dataset.train.take(np.array([29, 4]))[0], x[[29, 4]])
+    assert column[1:4].flags.aligned
+    assert dataset.train.labels.tolist() == [0, 1] * 15
+
+
+def test_large_pickled_objects_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(stored, "LARGE_BYTES", 1)
+    path = tmp_path / "data.npz"
+    np.savez(path, x_train=np.array([{"a": 1}] * 20, object))
+    with pytest.raises(DataError, match="pickled objects, which are never loaded"):
+        load_data(path, [SOUND])
+
+
+@pytest.mark.parametrize("bound", [1, 10**9])
+def test_a_bad_value_is_named_by_its_row_in_the_file(save, monkeypatch, bound):
+    """Also where the file has no test part, and in what is not in memory."""
+    monkeypatch.setattr(stored, "LARGE_BYTES", bound)
+    x = RNG.normal(size=(900, 8)).astype(np.float32)
+    x[707, 3] = np.nan
+    dataset = load_data(save({"x_train": x}), [SOUND])
+    with pytest.raises(DataError) as caught:
+        check_fits(dataset, [SOUND], (None, 2), "classification")
+    assert str(caught.value).endswith(
+        "x_train has 1 values that are not finite, the first in sample 707"
+    )
+
+
+def test_channels_in_another_place_are_told_with_the_way_out(save):
+    x = np.zeros((4, 3, 5, 6), np.float32)
+    with pytest.raises(DataError) as caught:
+        check_fits(load_data(save({"x_train": x}), [PHOTO]), [PHOTO], (None, 2), "classification")
+    assert "; its channels are elsewhere: " in str(caught.value)
+    assert "numpy.transpose(x, (0, 2, 3, 1)) moves them" in str(caught.value)
+    assert np.transpose(x, (0, 2, 3, 1)).shape[1:] == PHOTO.shape[1:]
+
+
 # ---------------------------------------------------------------------------- images
 
 
@@ -230,6 +284,35 @@ def test_images_are_resized_scaled_and_labelled(photos):
     assert batch[:3].max() == 0
     assert batch[3:].min() == 1
     assert len(dataset.calibration(5, seed=0)[0]) == 5
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "level"),
+    [("L", "0.png", 1.0), ("RGBA", "0.webp", 1.0), ("P", "0.gif", 1.0), ("I;16", "0.png", 1.0)],
+)
+def test_grey_transparent_and_deep_images_become_what_the_model_takes(photos, mode, name, level):
+    place = photos / "test" / "light"
+    for path in place.iterdir():
+        path.unlink()
+    if mode == "I;16":
+        image = Image.fromarray(np.full((9, 11), 65535, np.uint16))
+    else:
+        image = Image.fromarray(np.full((9, 11, 3), 255, np.uint8)).convert(mode)
+    image.save(place / name, **({"lossless": True} if name.endswith("webp") else {}))
+    dataset = load_data(photos, [PHOTO])
+    (batch,) = dataset.test.take(np.array([3]))
+    assert batch.min() == level
+
+
+def test_photos_are_turned_upright(photos):
+    pixels = np.zeros((10, 12, 3), np.uint8)
+    pixels[:5] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3  # taken upside down
+    Image.fromarray(pixels).save(photos / "test" / "light" / "0.png", exif=exif)
+    (batch,) = load_data(photos, [PHOTO]).test.take(np.array([3]))
+    assert batch[0, 0].max() == 0
+    assert batch[0, -1].min() == 1
 
 
 def test_declared_preprocessing(photos):
@@ -338,6 +421,24 @@ def dataset():
 def number():
     return 3
 
+def stream():
+    def batches(count):
+        for start in range(count):
+            yield np.full((4, 8), start, np.float32)
+    return {
+        "x_train": batches(5), "x_test": batches(2),
+        "y_train": (np.arange(4) % 2 for _ in range(5)), "y_test": [0, 1] * 4,
+    }
+
+def uneven():
+    return {"x_train": (np.zeros((2, 8 - i), np.float32) for i in range(2))}
+
+def fails():
+    def batches():
+        yield np.zeros((2, 8), np.float32)
+        raise RuntimeError("sensor gone")
+    return {"x_train": batches()}
+
 def broken():
     raise OSError("no such table")
 """
@@ -361,10 +462,25 @@ def test_a_function_gives_arrays_or_a_data_set():
 
 
 @pytest.mark.usefixtures("functions")
+def test_a_function_may_give_batches_one_after_another():
+    dataset = load_data("my_data:stream", [SOUND])
+    check_fits(dataset, [SOUND], (None, 2), "classification")
+    assert isinstance(dataset.train.columns[0], StoredArray)
+    assert dataset.train.columns[0].shape == (20, 8)
+    assert dataset.train.take(np.array([19, 0]))[0][:, 0].tolist() == [4, 0]
+    assert dataset.train.labels.tolist() == [0, 1] * 10
+
+
+@pytest.mark.usefixtures("functions")
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         ("my_data:number", "must return a mapping with x_train and the like, or a Dataset; it"),
+        (
+            "my_data:uneven",
+            "x_train: batch 1 is float32 [7] a sample, those before",
+        ),
+        ("my_data:fails", "my_data:fails: x_train failed: RuntimeError: sensor gone"),
         ("my_data:broken", "my_data:broken failed: OSError: no such table"),
         ("my_data:none", "module my_data has no function none"),
         ("my_data", "my_data cannot be read: No such file"),

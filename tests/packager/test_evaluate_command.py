@@ -138,7 +138,7 @@ def test_forbidding_harm_needs_labels(trimtab, case, tmp_path):
     options = ("--recipe", recipe, "--profile", "generic-x86-64", "-o", tmp_path / "out")
     code, _, err = trimtab("compress", model, "--data", data, *options)
     assert code == 2
-    assert "the data has neither classes nor groups to see harm by" in err
+    assert "the data has neither classes nor groups to see it by" in err
 
 
 def test_a_constraint_of_the_wrong_kind(trimtab, case, tmp_path):

@@ -59,7 +59,7 @@ def dataset_from_arrays(
     if len(lengths) > 1:
         raise DataError(f"{source} has x_train and y_train of different lengths: {lengths}")
     train, test = hold_out(train)
-    return Dataset(source=source, train=train, test=test)
+    return Dataset(source=source, train=train, test=test, held_out=True)
 
 
 def _name_faults(arrays: Mapping[str, Any], inputs: Sequence[TensorSpec], part: str) -> list[str]:

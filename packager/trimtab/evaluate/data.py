@@ -53,14 +53,21 @@ class Split:
         labels: What is known of the samples, in the form that the task asks for
             (docs/data.md); None without labels.
         groups: Names or numbers, shape `[samples]`, of what may not be harmed; None without.
+        rows: Where each sample is in what the user gave; None where it is in its place.
     """
 
     def __init__(
-        self, *, inputs: Sequence[Column], labels: Array | None = None, groups: Array | None = None
+        self,
+        *,
+        inputs: Sequence[Column],
+        labels: Array | None = None,
+        groups: Array | None = None,
+        rows: Array | None = None,
     ) -> None:
         self.columns = tuple(inputs)
         self.labels = labels
         self.groups = groups
+        self._rows = rows
 
     def __len__(self) -> int:
         return len(self.columns[0])
@@ -84,6 +91,10 @@ class Split:
             )
         return tuple(np.asarray(column[:]) for column in self.columns)
 
+    def row(self, sample: int) -> int:
+        """Returns where a sample is in what the user gave, for messages."""
+        return sample if self._rows is None else int(self._rows[sample])
+
     def take(self, index: Array) -> tuple[Array, ...]:
         """Returns the samples with these numbers, one array per input."""
         return tuple(np.asarray(column[index]) for column in self.columns)
@@ -99,6 +110,7 @@ class Split:
             inputs=[_Selection(column, index) for column in self.columns],
             labels=None if self.labels is None else self.labels[index],
             groups=None if self.groups is None else self.groups[index],
+            rows=index if self._rows is None else self._rows[index],
         )
 
 
@@ -106,7 +118,7 @@ class _Selection:
     """Some samples of a column, read when they are asked for."""
 
     def __init__(self, column: Column, index: Array) -> None:
-        self._column, self._index = column, index
+        self.column, self._index = column, index
         self.shape = (len(index), *column.shape[1:])
         self.dtype = column.dtype
 
@@ -114,7 +126,7 @@ class _Selection:
         return len(self._index)
 
     def __getitem__(self, index: Any, /) -> Array:
-        return self._column[self._index[index]]
+        return self.column[self._index[index]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +139,7 @@ class Dataset:
         test: For evaluation only.
         class_names: By class number, if the data names its classes.
         task: What the labels are for (`trimtab.evaluate.tasks.TASKS`); None if nobody has said.
+        held_out: Whether the test samples are training samples that were held out.
     """
 
     source: str
@@ -134,6 +147,7 @@ class Dataset:
     test: Split
     class_names: tuple[str, ...] | None = None
     task: str | None = None
+    held_out: bool = False
 
     def calibration(self, count: int, seed: int) -> tuple[Array, ...]:
         """Returns `count` training samples, drawn without replacement.
@@ -148,6 +162,15 @@ class Dataset:
         generator = np.random.default_rng(seed)
         chosen = generator.permutation(len(self.train))[:count]
         return self.train.take(chosen)
+
+
+def is_cheap(column: Column) -> bool:
+    """Says whether all of a column can be looked at in no time: in memory, or a file's bytes."""
+    from trimtab.evaluate.stored import StoredArray
+
+    if isinstance(column, _Selection):
+        return is_cheap(column.column)
+    return isinstance(column, np.ndarray | StoredArray)
 
 
 HELD_OUT_SHARE = 0.2

@@ -43,12 +43,13 @@ def load_images(folder: Path, inputs: Sequence[TensorSpec]) -> Dataset:
     root = folder / "train" if (folder / "train").is_dir() else folder
     names = preprocessing.classes or _class_names(root)
     train = _split(root, names, preprocessing)
-    if (folder / "test").is_dir():
+    held_out = not (folder / "test").is_dir()
+    if held_out:
+        train, test = hold_out(train)
+    else:
         _check_classes(folder / "test", names)
         test = _split(folder / "test", names, preprocessing)
-    else:
-        train, test = hold_out(train)
-    return Dataset(source=str(folder), train=train, test=test, class_names=names)
+    return Dataset(source=str(folder), train=train, test=test, class_names=names, held_out=held_out)
 
 
 class Images:
@@ -78,15 +79,25 @@ class Images:
     def _read(self, path: str) -> Array:
         """Returns an image of the wished size, shape `[height, width, channels]`, uint8."""
         image_module = _pillow()
+        from PIL import ImageOps
+
         height, width = self._preprocessing.size
         try:
             with image_module.open(path) as image:
-                colours = image.convert(self._preprocessing.mode)
+                upright = _eight_bits(ImageOps.exif_transpose(image))
+                colours = upright.convert(self._preprocessing.mode)
                 sized = colours.resize((width, height), image_module.Resampling.BILINEAR)
                 pixels = np.asarray(sized, np.uint8)
         except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
             raise DataError(f"{path} cannot be read as an image: {error}") from error
         return pixels.reshape(height, width, -1)
+
+
+def _eight_bits(image: Any) -> Any:
+    """Brings 16-bit grey to 8 bits by its high byte; Pillow's own conversion cuts it off at 255."""
+    if not image.mode.startswith("I"):
+        return image
+    return _pillow().fromarray((np.asarray(image, np.uint32) >> 8).astype(np.uint8))
 
 
 def _split(root: Path, names: Sequence[str], preprocessing: Preprocessing) -> Split:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from trimtab.errors import DataError
 from trimtab.evaluate.arrays import dataset_from_arrays, is_data_name
-from trimtab.evaluate.data import Array, Dataset, Split
+from trimtab.evaluate.data import Column, Dataset, Split
 from trimtab.evaluate.plugin import call_plugin, is_plugin, load_plugin
+from trimtab.evaluate.stored import read_member, spool
 from trimtab_agent.contract.manifest import TensorSpec
 
 
@@ -63,7 +61,8 @@ def _call(source: str, inputs: Sequence[TensorSpec]) -> Dataset:
     """Calls a user's function and takes what it returns."""
     result = call_plugin(source, load_plugin(source))
     if isinstance(result, Mapping):
-        return dataset_from_arrays(result, inputs, source)
+        named = {str(name): _column(value, f"{source}: {name}") for name, value in result.items()}
+        return dataset_from_arrays(named, inputs, source)
     train, test = getattr(result, "train", None), getattr(result, "test", None)
     if isinstance(train, Split) and isinstance(test, Split):
         names = getattr(result, "class_names", None)
@@ -74,14 +73,32 @@ def _call(source: str, inputs: Sequence[TensorSpec]) -> Dataset:
     )
 
 
-def _read_arrays(path: Path) -> dict[str, Array]:
-    """Reads the arrays of a data set, and no others. Pickled objects can run code: never."""
+def _column(value: object, what: str) -> object:
+    """Brings what a user's function gives into a form that can be indexed."""
+    if not isinstance(value, Iterator):
+        return value
+    try:
+        return spool(value, what)
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(f"{what} cannot be spooled: {error.strerror or error}") from error
+    except Exception as error:  # a generator runs the user's code, which may raise anything
+        raise DataError(f"{what} failed: {type(error).__name__}: {error}") from error
+
+
+def _read_arrays(path: Path) -> dict[str, Column]:
+    """Reads the arrays of a data set, and no others; large ones stay in the file.
+
+    Pickled objects can run code: they are never loaded.
+    """
     try:
         if not zipfile.is_zipfile(path):
             path.stat()  # a missing file is not a file of the wrong kind
             raise DataError(f"{path} is no .npz file; make one with numpy.savez")
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: _entry(archive, name) for name in archive.files if is_data_name(name)}
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            return {name: read_member(path, archive, name) for name in names if is_data_name(name)}
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
@@ -93,8 +110,3 @@ def _read_arrays(path: Path) -> dict[str, Array]:
         raise DataError(f"{path} is damaged: {error}") from error
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataError(f"{path} is damaged: {error}") from error
-
-
-def _entry(archive: Any, name: str) -> Array:
-    array: Array = archive[name]
-    return array
