@@ -10,11 +10,13 @@ import onnx_ir as ir
 import pytest
 
 from support.quant_graphs import TrainedLike
-from trimtab.compress.early_exit import EarlyExit, apply, choose_threshold
+from trimtab.compress.early_exit import EarlyExit, apply
+from trimtab.compress.exit_plan import Choice, Plan, choose_threshold
 from trimtab.compress.exit_points import find_points
 from trimtab.errors import DataError, ModelError, RecipeError, UnsupportedOperatorError
 from trimtab.evaluate.data import Dataset, Split
 from trimtab.graph.clean import clean
+from trimtab.graph.count import count_model
 from trimtab.graph.exits import Head, insert_exits
 from trimtab.graph.run import run_graph
 from trimtab.targets import export
@@ -86,6 +88,32 @@ def test_each_sample_gets_the_first_sure_answer(softmax):
     assert [value.name for value in with_exits.graph.outputs] == [model.graph.outputs[0].name]
 
 
+def test_the_average_counts_each_branch_as_often_as_it_ran():
+    model = network()
+    whole = count_model(model).macs
+    points = find_points(model, (inner(model)[0], inner(model)[2]))
+    heads = [head(model, 0), head(model, 2)]
+    choice = Choice(threshold=0.6, shares=(0.25, 0.5), score=1, whole=1)
+    changed = model.clone()
+    insert_exits(changed, heads, 0.6, softmax=True, shares=choice.shares)
+    first, second = (one.matrix.size for one in heads)
+    expected = (
+        0.25 * (points[0].macs + first)
+        + 0.5 * (points[1].macs + first + second)
+        + 0.25 * (whole + first + second)
+    )
+    counted = count_model(changed)
+    assert counted.macs == pytest.approx(expected, abs=2)
+    assert Plan(points, heads, choice).average_macs(whole) == pytest.approx(expected)
+    assert counted.uncounted == ()
+    assert counted.parameters == count_model(model).parameters + sum(
+        one.matrix.size + one.bias.size + 1 for one in heads
+    )
+    unmeasured = model.clone()
+    insert_exits(unmeasured, heads, 0.6, softmax=True)
+    assert len(count_model(unmeasured).uncounted) == 1
+
+
 def test_nothing_of_the_rest_is_outside_of_its_branch():
     model = network()
     convolutions = [node.name for node in model.graph if node.op_type == "Conv"]
@@ -150,6 +178,40 @@ def test_places_are_proposed_where_none_is_named():
         b.build(b.op("MatMul", b.op("ReduceMean", x, axes=[1], keepdims=0), b.weight(8, 5)))
     )
     assert find_points(rows, ())[0].axes == (1,)
+
+
+@pytest.mark.parametrize(
+    ("softmax", "labels", "task", "error", "message"),
+    [
+        (
+            False,
+            np.zeros((400, 5), np.float32),
+            None,
+            ModelError,
+            "labels are float32 and no class",
+        ),
+        (False, None, "regression", ModelError, "its task is regression"),
+        (False, None, "embeddings", ModelError, "its task is embeddings"),
+        (True, np.full(400, 5), None, DataError, "0 to 4; .* go from 5 to 5"),
+        (True, np.zeros((400, 2), int), None, DataError, r"the shape \[400, 2\]"),
+    ],
+)
+def test_only_classifiers_have_exits(softmax, labels, task, error, message):
+    model = network(softmax)
+    surroundings = context(model)
+    split = Split(inputs=surroundings.dataset.train.inputs, labels=labels)
+    surroundings.dataset = Dataset(source="noise", train=split, test=split, task=task)
+    with pytest.raises(error, match=message):
+        apply(model, EarlyExit(), surroundings)
+
+
+def test_independent_probabilities_have_no_exits():
+    b = TrainedLike(3, 8, 8)
+    pooled_ = b.op("Flatten", b.op("GlobalAveragePool", b.conv_relu(b.conv_relu("x", 3, 8), 8, 16)))
+    logits = b.op("Gemm", pooled_, b.weight(5, 16), b.weight(5), transB=1)
+    model = clean(b.build(b.op("Sigmoid", logits)))
+    with pytest.raises(ModelError, match="independent probabilities"):
+        apply(model, EarlyExit(), context(network()))
 
 
 def test_what_cannot_have_exits_says_so():

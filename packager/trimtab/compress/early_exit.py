@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -17,17 +16,19 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from trimtab.compress.exit_points import Point, find_points
+from trimtab.compress.exit_heads import pooled_values, softmax, train_head
+from trimtab.compress.exit_plan import Plan, choose_threshold
+from trimtab.compress.exit_points import find_points
 from trimtab.compress.fine_tune import Training
-from trimtab.compress.teacher import Teacher
 from trimtab.errors import DataError, ModelError
+from trimtab.graph.access import shape_of
 from trimtab.graph.count import count_model
-from trimtab.graph.exits import Head, insert_exits
+from trimtab.graph.exits import insert_exits
 from trimtab.graph.run import GraphRunner
 
 if TYPE_CHECKING:
     from trimtab.compress.context import Context
-    from trimtab.evaluate.data import Split
+    from trimtab.evaluate.data import Dataset
 
 Array = NDArray[Any]
 
@@ -57,48 +58,6 @@ class EarlyExit(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.01
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The threshold, and what it does on held-back samples.
-
-    Attributes:
-        threshold: Probability above which a head is trusted; above 1 no head ever is.
-        shares: Of samples that leave at each exit.
-        score: Accuracy, or agreement with the whole model, with exits.
-        whole: The same without.
-    """
-
-    threshold: float
-    shares: tuple[float, ...]
-    score: float
-    whole: float
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Exits that may be put in.
-
-    Attributes:
-        points: Where they are.
-        heads: One for each.
-        choice: The threshold, and what it does.
-    """
-
-    points: Sequence[Point]
-    heads: Sequence[Head]
-    choice: Choice
-
-    def average_macs(self, whole: int) -> float:
-        """Returns the mean multiply-accumulates of a held-back sample.
-
-        Args:
-            whole: Those of the whole model. What heads add, a dense layer each, is left out.
-        """
-        early = zip(self.choice.shares, self.points, strict=True)
-        stays = 1 - sum(self.choice.shares)
-        return stays * whole + sum(share * point.macs for share, point in early)
-
-
 def apply(model: ir.Model, step: EarlyExit, context: Context) -> ir.Model:
     """Returns the model with exits, which takes one sample at a time.
 
@@ -108,27 +67,29 @@ def apply(model: ir.Model, step: EarlyExit, context: Context) -> ir.Model:
         context: Gives the data and the seed. Measured costs are logged.
 
     Raises:
-        DataError: There is no data, or too little.
+        DataError: There is no data, or too little, or labels are no classes of the model.
         ModelError: The model is no classifier; there is no such value; or no exit helps.
     """
     if context.dataset is None:
         raise DataError("early_exit needs data: give --data (labels are not needed)")
     points = find_points(model, step.exits)
+    _check_classes(model, context.dataset)
     split = context.dataset.train
     order = np.random.default_rng(context.seed).permutation(len(split))
     count = round(len(order) * _HELD_BACK)
     if count < 2:
         raise DataError(f"early_exit needs samples to train on and to check; got {len(order)}")
     held_back, training = order[:count], order[count:]
-    pooled, answers = _run(model, points, split)
+    pooled, answers = pooled_values(model, points, split)
     goal = answers.argmax(axis=1) if split.labels is None else split.labels
     taught = (answers[training], goal[training])
+    schedule = Training(epochs=step.epochs, learning_rate=step.learning_rate, temperature=1.0)
     heads = [
-        _train(point, features[training], taught, step, context.seed)
+        train_head(point, features[training], taught, schedule, context.seed)
         for point, features in zip(points, pooled, strict=True)
     ]
     asked = [
-        _softmax(features[held_back] @ head.matrix + head.bias)
+        softmax(features[held_back] @ head.matrix + head.bias)
         for features, head in zip(pooled, heads, strict=True)
     ]
     options = [tuple(range(len(points)))] if step.exits else [(i,) for i in range(len(points))]
@@ -146,121 +107,45 @@ def apply(model: ir.Model, step: EarlyExit, context: Context) -> ir.Model:
     plan = min(plans, key=lambda plan: plan.average_macs(whole_macs))
     _report_plan(plan, whole_macs, context)
     result = model.clone()
-    insert_exits(result, plan.heads, plan.choice.threshold, softmax=_ends_in_softmax(model))
+    insert_exits(
+        result,
+        plan.heads,
+        plan.choice.threshold,
+        softmax=_end(model) == "Softmax",
+        shares=plan.choice.shares,
+    )
     _report_time(model, result, split.take(held_back), context)
     return result
 
 
-def choose_threshold(asked: Sequence[Array], whole: Array, goal: Array, max_drop: float) -> Choice:
-    """Finds the lowest threshold from which on, however high, no more than allowed is lost.
-
-    Args:
-        asked: Probabilities of each head, shape (samples, classes).
-        whole: Answers of the whole model, the same shape.
-        goal: Right classes, shape (samples).
-        max_drop: The share of samples that may be answered wrongly in addition.
-    """
-    best = [head.max(axis=1) for head in asked]
-    right = [head.argmax(axis=1) == goal for head in asked]
-    right_at_end = whole.argmax(axis=1) == goal
-    allowed = right_at_end.sum() - max_drop * len(goal)
-    threshold = 2.0
-    for candidate in np.unique(np.concatenate(best))[::-1]:
-        # Leaving asks for more than the threshold, so this is the one just below.
-        lower = float(np.nextafter(np.float32(candidate), np.float32(0)))
-        if _taken(best, right, right_at_end, lower)[0].sum() < allowed:
-            break
-        threshold = lower
-    outcome, shares = _taken(best, right, right_at_end, threshold)
-    return Choice(threshold, shares, float(outcome.mean()), float(right_at_end.mean()))
-
-
-def _taken(
-    best: Sequence[Array], right: Sequence[Array], at_end: Array, threshold: float
-) -> tuple[Array, tuple[float, ...]]:
-    """Returns which samples are answered rightly, and how many leave at each exit."""
-    outcome, inside = at_end.copy(), np.ones(len(at_end), np.bool_)
-    shares = []
-    for sureness, correct in zip(best, right, strict=True):
-        leaves = inside & (sureness > threshold)
-        outcome[leaves] = correct[leaves]
-        inside &= ~leaves
-        shares.append(float(leaves.mean()))
-    return outcome, tuple(shares)
-
-
-def _run(model: ir.Model, points: Sequence[Point], split: Split) -> tuple[list[Array], Array]:
-    """Returns the pooled values at each point, and the model's logits."""
-    teacher = Teacher(model, [point.value for point in points])
-    pieces = []
-    for batch in split.batches(256):
-        *values, logits = teacher(batch)
-        means = [v.mean(axis=p.axes) if p.axes else v for p, v in zip(points, values, strict=True)]
-        pieces.append([*means, logits])
-    *pooled, answers = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
-    return pooled, answers
-
-
-def _train(
-    point: Point, features: Array, taught: tuple[Array, Array], step: EarlyExit, seed: int
-) -> Head:
-    """Trains one head as a model of its own, whose inputs are the pooled values.
-
-    Args:
-        point: Where it is.
-        features: Pooled values, shape (samples, channels).
-        taught: The whole model's logits, and the right classes.
-        step: How long and how fast.
-        seed: Of the order of samples.
-    """
-    from trimtab.engine.train import fine_tune
-
-    mean, spread = features.mean(axis=0), features.std(axis=0) + 1e-6
-    network = _dense(features.shape[1], taught[0].shape[1])
-    schedule = Training(epochs=step.epochs, learning_rate=step.learning_rate, temperature=1.0)
-    normal = ((features - mean) / spread).astype(np.float32)
-    fine_tune(network, [normal], *taught, schedule.schedule(seed))
-    matrix, bias = (network.graph.initializers[name].const_value for name in ("weight", "bias"))
-    assert matrix is not None
-    assert bias is not None
-    weight = matrix.numpy() / spread[:, None]
-    offset = bias.numpy() - mean @ weight
-    return Head(point.value, point.axes, weight.astype(np.float32), offset.astype(np.float32))
-
-
-def _dense(channels: int, classes: int) -> ir.Model:
-    """Returns the graph of a head, without its pooling: a dense layer of zeros."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    parts = {"weight": (channels, classes), "bias": (classes,)}
-    model: ir.Model = ir.from_proto(
-        helper.make_model(
-            helper.make_graph(
-                [helper.make_node("Gemm", ["x", "weight", "bias"], ["y"], name="head")],
-                "head",
-                [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", channels])],
-                [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", classes])],
-                [
-                    numpy_helper.from_array(np.zeros(shape, np.float32), name)
-                    for name, shape in parts.items()
-                ],
-            ),
-            opset_imports=[helper.make_opsetid("", 17)],
-            ir_version=8,
-        )
-    )
-    return model
-
-
-def _softmax(logits: Array) -> Array:
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    shares: Array = powers / powers.sum(axis=-1, keepdims=True)
-    return shares
-
-
-def _ends_in_softmax(model: ir.Model) -> bool:
+def _end(model: ir.Model) -> str | None:
     producer = model.graph.outputs[0].producer()
-    return producer is not None and producer.op_type == "Softmax"
+    return None if producer is None else producer.op_type
+
+
+def _check_classes(model: ir.Model, dataset: Dataset) -> None:
+    """Checks that the largest output is the answer: that of others, no head can be sure of.
+
+    Raises:
+        ModelError: The model does something else.
+        DataError: Labels are none of its classes.
+    """
+    what = None
+    if _end(model) == "Sigmoid":
+        what = "its output is independent probabilities (a Sigmoid)"
+    elif dataset.task not in (None, "classification"):
+        what = f"its task is {dataset.task}"
+    elif dataset.train.labels is not None and dataset.train.labels.dtype.kind not in "iu":
+        what = f"its labels are {dataset.train.labels.dtype} and no class numbers"
+    if what is not None:
+        raise ModelError(f"early_exit takes a classifier with one answer a sample; {what}")
+    labels = dataset.train.labels
+    classes = (shape_of(model.graph.outputs[0]) or (0,))[-1] or 0
+    if labels is not None and (labels.ndim != 1 or labels.min() < 0 or labels.max() >= classes):
+        raise DataError(
+            f"early_exit: labels must be one class number a sample, 0 to {classes - 1}; they have "
+            f"the shape {list(labels.shape)} and go from {labels.min()} to {labels.max()}"
+        )
 
 
 def _report_plan(plan: Plan, whole: int, context: Context) -> None:

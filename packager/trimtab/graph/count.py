@@ -43,7 +43,8 @@ class ModelCount(msgspec.Struct, kw_only=True, frozen=True):
             shapes, axes, scales and zero points are left out.
         nonzero_parameters: Those that are not zero. Zeros save nothing in memory or in the file,
             only on the wire.
-        macs: For a batch of one, zeros multiplied like any other weight.
+        macs: For a batch of one, zeros multiplied like any other weight; of early exits, which
+            branch an If takes, the measured average.
         weight_bytes: What the counted initializers take in memory as stored.
         layers: Those that do multiply-accumulates, in graph order.
         uncounted: Names of layers whose shapes are unknown, so that `macs` lacks them.
@@ -120,10 +121,14 @@ def _spread(zero: NDArray[Any], shape: tuple[int, ...], node: ir.Node) -> NDArra
 
 def _multiplies(node: ir.Node) -> bool:
     """Says whether a node does multiply-accumulates, itself or in a graph that it carries."""
-    if node.op_type in _MACS:
+    if node.op_type in _MACS and node.op_type != "If":
         return True
     graphs = [attr for attr in node.attributes.values() if attr.type == ir.AttributeType.GRAPH]
     return any(_multiplies(inner) for attr in graphs for inner in attr.as_graph())
+
+
+TAKEN_KEY = "trimtab.taken"
+"""Where an If says how often its `then_branch` was measured to run, as a share of samples."""
 
 
 def _layer(node: ir.Node) -> LayerCount:
@@ -134,7 +139,6 @@ def _layer(node: ir.Node) -> LayerCount:
         operator=node.op_type,
         output_shape=output,
         parameters=parameters,
-        # How often the body of a Loop runs, and which branch of an If, is known on the device.
         macs=_MACS[node.op_type](node, output) if node.op_type in _MACS else None,
     )
 
@@ -199,7 +203,24 @@ def _recurrent(node: ir.Node, _output: tuple[int | None, ...] | None) -> int | N
     )
 
 
+def _if(node: ir.Node, _output: tuple[int | None, ...] | None) -> int | None:
+    # How often the body of a Loop runs, and which branch of an If, shows on the device only, unless
+    # it was measured.
+    if TAKEN_KEY not in node.metadata_props:
+        return None
+    taken = float(node.metadata_props[TAKEN_KEY])
+    total = 0.0
+    for name, share in (("then_branch", taken), ("else_branch", 1 - taken)):
+        inside = [_layer(n).macs for n in node.attributes[name].as_graph() if _multiplies(n)]
+        known = [macs for macs in inside if macs is not None]
+        if len(known) < len(inside):
+            return None
+        total += share * sum(known)
+    return round(total)
+
+
 _MACS = {
+    "If": _if,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "MatMul": _matmul,

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trimtab.graph.access import add_initializer
-from trimtab.graph.count import count_model
+from trimtab.graph.count import TAKEN_KEY, count_model
 
 Array = NDArray[Any]
 
@@ -41,7 +41,12 @@ class Head:
 
 
 def insert_exits(
-    model: ir.Model, heads: Sequence[Head], threshold: float, *, softmax: bool
+    model: ir.Model,
+    heads: Sequence[Head],
+    threshold: float,
+    *,
+    softmax: bool,
+    shares: Sequence[float] = (),
 ) -> None:
     """Puts exits into a graph with one output, in place, and fixes its batch to 1.
 
@@ -50,11 +55,16 @@ def insert_exits(
         heads: In the order in which they are asked.
         threshold: The probability of its likeliest class from which on a head is sure.
         softmax: Whether the model answers with probabilities; else with logits.
+        shares: Of samples that were measured to leave at each exit; with them, multiply-accumulates
+            are counted as the average that they make.
     """
     for value in (*model.graph.inputs, *model.graph.outputs):
         value.shape = ir.Shape([1, *list(value.shape or ())[1:]])
-    for head in reversed(heads):  # the last one first: it ends up innermost
-        _insert(model, head, threshold, softmax=softmax)
+    for place in range(len(heads) - 1, -1, -1):  # the last one first: it ends up innermost
+        choice = _insert(model, heads[place], threshold, softmax=softmax)
+        if shares:
+            inside = 1 - sum(shares[:place])
+            choice.metadata_props[TAKEN_KEY] = str(shares[place] / inside if inside > 0 else 0.0)
 
 
 def prefix_macs(model: ir.Model, value: ir.Value) -> int:
@@ -86,7 +96,7 @@ def read_by(node: ir.Node) -> list[ir.Value]:
     return values
 
 
-def _insert(model: ir.Model, head: Head, threshold: float, *, softmax: bool) -> None:
+def _insert(model: ir.Model, head: Head, threshold: float, *, softmax: bool) -> ir.Node:
     graph, output = model.graph, model.graph.outputs[0]
     values = {value.name: value for node in graph for value in node.outputs}
     before = needed_for([values[head.value]])
@@ -108,6 +118,7 @@ def _insert(model: ir.Model, head: Head, threshold: float, *, softmax: bool) -> 
     choice.outputs[0].shape, choice.outputs[0].type = shape, kind
     graph.append(choice)
     graph.outputs.append(choice.outputs[0])
+    return choice
 
 
 def _ask(
@@ -134,6 +145,8 @@ def _ask(
         pooled = add("ReduceMean", [value], axes=list(head.axes), keepdims=0)
     matrix, bias = constant("weight", head.matrix), constant("bias", head.bias)
     logits = add("Gemm", [pooled, matrix, bias])
+    for made, width in zip((pooled, logits), head.matrix.shape, strict=True):
+        made.shape = ir.Shape([1, width])
     probabilities = add("Softmax", [logits], axis=-1)
     if version >= 18:
         every = constant("all", np.array([0, 1], np.int64))
