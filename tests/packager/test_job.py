@@ -158,5 +158,5 @@ def test_forbidding_harm_needs_something_to_see_it_by(job: Job) -> None:
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="output folder .*file/out"):
+    with pytest.raises(StorageError, match=r"output folder .*file/out"):
         check_writable(tmp_path / "file" / "out")

@@ -46,7 +46,7 @@ class StoredArray:
         """Returns a copy, which is aligned as runtimes want it; the mapped bytes may not be."""
         return np.array(self._array[index])
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
         """Returns all of it in memory, as NumPy asks: what labels need."""
         return np.array(self._array, dtype)
 
