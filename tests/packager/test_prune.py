@@ -13,6 +13,8 @@ from support.graphs import GRAPHS, GraphBuilder
 from trimtab.compress.prune import PruneChannels, prune
 from trimtab.compress.selection import allowed_counts, choose, nearest_step
 from trimtab.errors import ModelError
+from trimtab.graph.access import set_initializer
+from trimtab.graph.clean import clean
 from trimtab.graph.count import count_model
 
 
@@ -29,16 +31,56 @@ def test_keeps_the_fraction_of_all() -> None:
     assert sum(kept) == 13
 
 
-def test_keeps_the_strongest_channels() -> None:
+def heard(model: ir.Model, reader: str, places: list[int], factor: float) -> None:
+    """Changes how much a convolution makes of some of its input channels."""
+    value = model.graph.initializers[reader]
+    array = value.const_value.numpy().copy()
+    array[:, places] *= factor
+    set_initializer(value, array)
+
+
+def two_convolutions(*, normalised: bool = False) -> ir.Model:
     b = GraphBuilder(3, 8, 8)
-    model = b.classifier(b.conv_relu("x", 3, 8), 8)
-    weight = model.graph.initializers["c0"]
-    array = weight.const_value.numpy().copy()
-    array[[1, 4, 6]] *= 100
-    weight.const_value = ir.tensor(array, name="c0")
-    pruned = prune(model, PruneChannels(keep=3 / 8), multiple=1).model
-    left = pruned.graph.initializers["c0"].const_value.numpy()
-    np.testing.assert_array_equal(left, array[[1, 4, 6]])
+    x = b.conv("x", 3, 8)
+    x = b.op("Relu", b.batch_norm(x, 8) if normalised else x)
+    return b.classifier(b.conv(x, 8, 8), 8)
+
+
+def places_kept(model: ir.Model, pruned: ir.Model, kernel: str) -> list[int]:
+    """Finds the outputs of a convolution that are left, by their weights."""
+    before, left = (m.graph.initializers[kernel].const_value.numpy() for m in (model, pruned))
+    return [int(np.flatnonzero((before == row).all(axis=(1, 2, 3)))[0]) for row in left]
+
+
+def test_keeps_the_channels_that_later_layers_hear_best() -> None:
+    model = two_convolutions()
+    heard(model, "c2", [1, 4, 6], 100)
+    pruned = prune(model, PruneChannels(keep=3 / 8, scope="uniform"), multiple=1).model
+    assert places_kept(model, pruned, "c0") == [1, 4, 6]
+
+
+def test_drops_channels_that_nothing_makes() -> None:
+    model = two_convolutions()
+    heard(model, "c2", [1, 4], 100)
+    for name in ("c0", "c1"):
+        value = model.graph.initializers[name]
+        array = value.const_value.numpy().copy()
+        array[[1, 4]] = 0
+        set_initializer(value, array)
+    pruned = prune(model, PruneChannels(keep=6 / 8, scope="uniform"), multiple=1).model
+    assert places_kept(model, pruned, "c0") == [0, 2, 3, 5, 6, 7]
+
+
+def test_folding_batch_norms_changes_no_choice() -> None:
+    model = two_convolutions(normalised=True)
+    folded = clean(model.clone())
+    assert "BatchNormalization" not in {node.op_type for node in folded.graph}
+    kept = []
+    for one in (model, folded):
+        kernel = next(node for node in one.graph if node.op_type == "Conv").inputs[1].name
+        pruned = prune(one, PruneChannels(keep=0.5, scope="uniform"), multiple=1).model
+        kept.append(places_kept(one, pruned, kernel))
+    assert kept[0] == kept[1]
 
 
 @pytest.mark.parametrize("name", ["residual", "mobile", "dense_blocks", "time_series", "grouped"])

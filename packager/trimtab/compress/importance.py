@@ -1,10 +1,19 @@
 """How much each class of channels matters. The least go first.
 
-- `l2`: the squared norms of its weights. Needs no data.
-- `taylor`: how much the loss changes, to first order, without it: the sum of `|g w|` over its
-  weights, with the mean gradient `g` (Molchanov et al. 2019, arXiv:1906.10771).
-- `obd`: the same to second order, the sum of `h w^2 / 2` (LeCun et al. 1989, "Optimal Brain
-  Damage", equation 5), with the diagonal of the empirical Fisher information for `h`.
+A channel goes by leaving it out of the sums that later layers form, so what is looked at is the
+slices of weights that read it, and not those that make it: where a batch norm was folded into a
+layer, they are divided by the spread of its outputs, and the quietest channel has the largest
+weights. (Of ResNet-8's channels, norms of what makes them rank against the loss without them, with
+Spearman's correlation -0.2 to 0.5 by group; norms of what reads them with 0.4 to 0.8.) Without
+norms training itself keeps both sides alike (Du et al. 2018, arXiv:1806.00900, theorem 2.1).
+
+- `l2`: the squared norms of those slices. Needs no data.
+- `taylor`: how much the loss changes without the channel, to first order: the mean over batches of
+  `|sum of g w|` over its slices, with the gradient `g`. The sum is the gradient by a gate on the
+  channel (Molchanov et al. 2017, arXiv:1611.06440, equation 7), so it is taken before the modulus:
+  single weights of a channel go together and may cancel out.
+- `obd`: the same to second order, `h / 2` (LeCun et al. 1989, "Optimal Brain Damage", equation 5),
+  with the Fisher information of the gate for `h` (Theis et al. 2018, arXiv:1801.05787, equation 6).
 - `batch_norm`: the scale of the batch norm behind it (Liu et al. 2017, arXiv:1708.06519). Only
   where the graph still has batch norms: loading folds them into the layers where it can.
 - `random`: a control that any other criterion must beat.
@@ -22,6 +31,7 @@ import onnx_ir as ir
 from trimtab.errors import DataError, ModelError
 from trimtab.graph.access import constant
 from trimtab.graph.dependencies import Dependencies, Group
+from trimtab.graph.dependencies.groups import Axis
 
 if TYPE_CHECKING:
     from trimtab.compress.context import Context
@@ -29,6 +39,9 @@ if TYPE_CHECKING:
 Scores = npt.NDArray[np.float64]
 Array = npt.NDArray[Any]
 Criterion = Literal["l2", "taylor", "obd", "batch_norm", "random"]
+
+_GATE_BATCH = 8
+"""Gradients of more samples cancel out before they are squared; of fewer they cost more."""
 
 
 def score_groups(
@@ -58,7 +71,7 @@ def score_groups(
     """
     groups = dependencies.groups
     if criterion == "l2":
-        return [squared_norms(model, dependencies, group) for group in groups]
+        return [_squared_norms(model, dependencies, group) for group in groups]
     if criterion == "batch_norm":
         return [_batch_norm_scales(model, dependencies, group) for group in groups]
     if context is None:
@@ -66,62 +79,64 @@ def score_groups(
     if criterion == "random":
         random = np.random.default_rng(context.seed)
         return [random.random(len(group.classes)) for group in groups]
-    values = _loss_changes(model, criterion, samples, context)
-    return [_comparable(_mean_over_kernels(values, dependencies, group)) for group in groups]
+    return [
+        _comparable(changes)
+        for changes in _loss_changes(model, dependencies, criterion, samples, context)
+    ]
 
 
-def squared_norms(model: ir.Model, dependencies: Dependencies, group: Group) -> Scores:
-    """Score the classes of a group by the squared L2 norms of their slices.
+def _squared_norms(model: ir.Model, dependencies: Dependencies, group: Group) -> Scores:
+    """Return the mean over the layers that read the group, each divided by its own mean.
 
-    A class's slices are taken from every kernel that makes or reads its channels, for a channel
-    that no later layer listens to is as useless as one that is never active (DepGraph, Fang et
-    al. 2023, section 3.3). Biases and batch norms do not count.
-
-    Args:
-        model: The model that was analysed.
-        dependencies: What was found in it.
-        group: One of its groups.
-
-    Returns:
-        One score per class, in the group's order: the mean over the kernels, divided by its mean
-        over the classes, so that layers whose weights differ in scale compare. Shape (classes,).
+    So layers whose weights differ in scale compare, within a group and between groups.
     """
-    names = {name for name, _ in group.axes if name in dependencies.kernels}
-    weights = {name: constant(model.graph.initializers[name]) for name in names}
-    squares = {
-        name: np.square(weight, dtype=np.float64)
-        for name, weight in weights.items()
-        if weight is not None
-    }
-    return _comparable(_mean_over_kernels(squares, dependencies, group))
+    totals = []
+    for axis in _read_axes(dependencies, group):
+        weight = constant(model.graph.initializers[axis[0]])
+        if weight is not None:
+            squares = np.square(weight, dtype=np.float64)
+            totals.append(_comparable(_by_class(squares, axis, dependencies, group)))
+    norms: Scores = np.mean(totals, axis=0) if totals else np.ones(len(group.classes))
+    return norms * _is_made(model, dependencies, group)
+
+
+def _is_made(model: ir.Model, dependencies: Dependencies, group: Group) -> Scores:
+    """Return 0 for classes whose channels are zero, because all that makes them is; else 1."""
+    made = np.zeros(len(group.classes))
+    for axis in group.axes:
+        value = model.graph.initializers.get(axis[0])
+        weight = None if axis in dependencies.reading or value is None else constant(value)
+        if weight is not None:
+            made += _by_class(np.abs(weight), axis, dependencies, group)
+    return (made > 0).astype(np.float64)
 
 
 def _comparable(scores: Scores) -> Scores:
     """Divide by the mean, so that the scores of different groups compare.
 
     Changes of the loss are in one unit already. Still, ranked as they are, the layers at the end
-    of a trained model, whose gradients are least, were emptied to their minimum.
+    of a trained model, where each of many channels means little, were emptied to their minimum:
+    what is lost without all of them is more than the sum.
     """
     # Weights that are all zero rank by nothing: every class scores alike.
     return scores / scores.mean() if scores.any() else np.ones_like(scores)
 
 
-def _mean_over_kernels(
-    values: Mapping[str, Array], dependencies: Dependencies, group: Group
-) -> Scores:
-    """Sum values of single weights over the slices of each class, and average over kernels."""
-    sums, kernels = np.zeros(len(group.classes)), 0
-    for name, axis in group.axes:
-        if name not in dependencies.kernels or name not in values:
-            continue
-        others = tuple(other for other in range(values[name].ndim) if other != axis)
-        totals = values[name].sum(axis=others, dtype=np.float64)
-        roots = dependencies.axes[name, axis]
-        places = np.searchsorted(group.classes, roots)
-        own = np.isin(roots, group.classes)
-        np.add.at(sums, places[own], totals[own])
-        kernels += 1
-    return sums / max(kernels, 1)
+def _read_axes(dependencies: Dependencies, group: Group) -> list[Axis]:
+    """Return where kernels read the group; where none does, where they make it."""
+    kernels = [axis for axis in group.axes if axis[0] in dependencies.kernels]
+    return [axis for axis in kernels if axis in dependencies.reading] or kernels
+
+
+def _by_class(values: Array, axis: Axis, dependencies: Dependencies, group: Group) -> Scores:
+    """Sum values of single weights over the slices of each class of a group."""
+    others = tuple(other for other in range(values.ndim) if other != axis[1])
+    totals = values.sum(axis=others, dtype=np.float64)
+    roots = dependencies.axes[axis]
+    own = np.isin(roots, group.classes)
+    sums = np.zeros(len(group.classes))
+    np.add.at(sums, np.searchsorted(group.classes, roots[own]), totals[own])
+    return sums
 
 
 def _batch_norm_scales(model: ir.Model, dependencies: Dependencies, group: Group) -> Scores:
@@ -145,25 +160,42 @@ def _batch_norm_scales(model: ir.Model, dependencies: Dependencies, group: Group
 
 
 def _loss_changes(
-    model: ir.Model, criterion: Criterion, samples: int, context: Context
-) -> dict[str, Array]:
-    """Estimate for every weight how the loss changes when it becomes zero."""
+    model: ir.Model,
+    dependencies: Dependencies,
+    criterion: Criterion,
+    samples: int,
+    context: Context,
+) -> list[Scores]:
+    """Estimate how the loss changes without each class of each group."""
     if context.dataset is None:
         raise DataError(
             f"prune_channels: criterion {criterion!r} needs data for its gradients: give --data "
             "(labels are not needed), or take `l2`"
         )
     from trimtab.compress.teacher import teacher_answers
-    from trimtab.engine.sensitivity import weight_gradients
+    from trimtab.engine.sensitivity import gradient_batches, likeliest
 
     split = context.dataset.train
     chosen = np.random.default_rng(context.seed).permutation(len(split))[:samples]
-    inputs = split.take(chosen)
-    labels = None if split.labels is None else split.labels[chosen]
+    inputs = [array[chosen] for array in split.inputs]
     answers = teacher_answers(context.teacher, inputs)
-    gradients = weight_gradients(model, inputs, answers, labels)
-    weights = {name: constant(model.graph.initializers[name]) for name in gradients.mean}
-    if criterion == "taylor":
-        return {n: np.abs(gradients.mean[n] * w) for n, w in weights.items() if w is not None}
-    squared = gradients.squared
-    return {n: 0.5 * squared[n] * np.square(w) for n, w in weights.items() if w is not None}
+    labels = likeliest(model, answers) if split.labels is None else split.labels[chosen]
+    changes = [np.zeros(len(group.classes)) for group in dependencies.groups]
+    batches = gradient_batches(model, inputs, answers, labels, batch=_GATE_BATCH)
+    for size, gradients in batches:
+        for index, group in enumerate(dependencies.groups):
+            gates = _gate_gradients(model, dependencies, group, gradients) * size
+            changes[index] += np.abs(gates) if criterion == "taylor" else np.square(gates) / 2
+    return changes
+
+
+def _gate_gradients(
+    model: ir.Model, dependencies: Dependencies, group: Group, gradients: Mapping[str, Array]
+) -> Scores:
+    """Return the gradient of the loss by a factor on each class's channels, which is now 1."""
+    gates = np.zeros(len(group.classes))
+    for axis in _read_axes(dependencies, group):
+        weight = constant(model.graph.initializers[axis[0]])
+        if weight is not None and axis[0] in gradients:
+            gates += _by_class(gradients[axis[0]] * weight, axis, dependencies, group)
+    return gates

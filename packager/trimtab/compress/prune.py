@@ -44,7 +44,7 @@ class PruneChannels(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fi
         rounds: Prune in so many rounds, each to the same share of the one before, training after
             each.
         epochs_per_round: Passes over the training samples after each round; 0 trains nothing.
-        learning_rate: Of each round's training at its start.
+        learning_rate: Of each round's training at its highest; by default what `fine_tune` takes.
     """
 
     keep: Fraction | None = None
@@ -58,7 +58,7 @@ class PruneChannels(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fi
     samples: Positive = 512
     rounds: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
     epochs_per_round: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
-    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1e-3
+    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
 
     def __post_init__(self) -> None:
         """Check what parameters mean together.

@@ -9,7 +9,7 @@ the teacher would not do: its gradient is zero for as long as nothing has been p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,33 @@ def weight_gradients(
         UnsupportedOperatorError: The engine lacks operators of the graph.
         DataError: Targets or labels do not fit the model's outputs.
     """
+    count = 0
+    sums: dict[str, Array] = {}
+    squares: dict[str, Array] = {}
+    for size, gradients in gradient_batches(model, samples, targets, labels, batch=batch):
+        count += size
+        for name, gradient in gradients.items():
+            total = gradient * size
+            sums[name] = sums.get(name, 0) + total
+            squares[name] = squares.get(name, 0) + np.square(total)
+    return Gradients(
+        {name: total / count for name, total in sums.items()},
+        {name: total / count for name, total in squares.items()},
+    )
+
+
+def gradient_batches(
+    model: ir.Model,
+    samples: Sequence[Array],
+    targets: Array | Sequence[Array],
+    labels: Labels,
+    *,
+    batch: int,
+) -> Iterator[tuple[int, dict[str, Array]]]:
+    """Yields the size of each batch and its mean gradients, in ONNX's order of axes, float32.
+
+    Arguments and errors are those of `weight_gradients`.
+    """
     import_tensorflow()
     answers = [targets] if isinstance(targets, np.ndarray) else list(targets)
     goals = _goals(model, answers, labels)
@@ -77,18 +104,29 @@ def weight_gradients(
     columns = [*samples, *columns]
     module = GraphModule(model, trainable=True)
     step = _gradient_step(module, loss, len(samples))
-    count = len(columns[0])
-    sums = [np.zeros(variable.shape, np.float32) for variable in module.variables]
-    squares = [np.zeros(variable.shape, np.float32) for variable in module.variables]
-    for start in range(0, count, batch):
+    for start in range(0, len(columns[0]), batch):
         part = [column[start : start + batch] for column in columns]
-        for index, gradient in enumerate(step(part)):
-            sums[index] += gradient * len(part[0])
-            squares[index] += np.square(gradient * len(part[0]))
-    return Gradients(
-        _in_onnx_order(module, [total / count for total in sums]),
-        _in_onnx_order(module, [total / count for total in squares]),
-    )
+        yield len(part[0]), _in_onnx_order(module, step(part))
+
+
+def likeliest(model: ir.Model, answers: Sequence[Array]) -> list[Array | None]:
+    """Returns the labels that a model's answers make likeliest, None for outputs without classes.
+
+    Classes that are drawn give the right mean of squared gradients, and too noisy a one of a few
+    hundred samples: unlikely classes are rare, and their gradients large.
+
+    Args:
+        model: The graph.
+        answers: For each output, as `Gradients` are gathered for.
+    """
+    chosen: dict[str, Callable[[Array], Array]] = {
+        "softmax": lambda answer: answer.argmax(axis=-1),
+        "sigmoid": lambda answer: (answer > 0).astype(np.float32),
+    }
+    return [
+        chosen[head.kind](answer) if head.kind in chosen else None
+        for head, answer in zip(heads(model), answers, strict=True)
+    ]
 
 
 def _goals(model: ir.Model, answers: Sequence[Array], labels: Labels) -> list[Array]:
