@@ -37,14 +37,14 @@ class ShareWeights(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
         channels: Output channels in a group, for scope `channels`.
         epochs: Passes over the training samples afterwards, in which the values move and no
             weight leaves its cluster; 0 trains nothing.
-        learning_rate: Of that training at its start.
+        learning_rate: Of that training at its highest; by default what `fine_tune` takes.
     """
 
     values: Annotated[int, msgspec.Meta(ge=2, le=256)] = 32
     scope: Literal["tensor", "channels", "model"] = "tensor"
     channels: Annotated[int, msgspec.Meta(ge=1)] = 1
     epochs: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
-    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1e-4
+    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
 
 
 def apply(model: ir.Model, step: ShareWeights, context: Context) -> ir.Model:
