@@ -10,7 +10,11 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from trimtab.graph.access import infer_shapes
-from trimtab.graph.clean.constants import fold_constants, lift_constants
+from trimtab.graph.clean.constants import (
+    fold_constants,
+    lift_constants,
+    untie_uniform_constants,
+)
 from trimtab.graph.clean.control_flow import inline_known_branches, unroll_short_loops
 from trimtab.graph.clean.dense import fuse_dense_bias
 from trimtab.graph.clean.einsum import hoist_bias, lower_einsum
@@ -27,6 +31,7 @@ from trimtab.graph.clean.zero_states import drop_zero_states
 _PASSES = (
     lift_constants,
     fold_constants,
+    untie_uniform_constants,
     inline_known_branches,
     unroll_short_loops,
     drop_identities,

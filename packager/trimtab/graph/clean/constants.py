@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
@@ -28,6 +29,27 @@ def lift_constants(model: ir.Model) -> bool:
     """Turns Constant nodes into initializers."""
     result = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     return bool(result.modified)
+
+
+def untie_uniform_constants(model: ir.Model) -> bool:
+    """Gives every layer a vector of its own where it is the same number throughout.
+
+    tf2onnx and PyTorch's exporter store equal constants once. Biases that are all zero, or scales
+    that are all one, would then be trained and pruned as one.
+    """
+    changed = False
+    for value in list(model.graph.initializers.values()):
+        uses = [use for use in value.uses() if use.node.graph is model.graph]
+        if len(uses) < 2 or value.shape is None or len(value.shape) != 1:
+            continue
+        array = constant(value)
+        if array is None or array.size < 2 or array.dtype.kind != "f" or np.ptp(array) != 0:
+            continue
+        for use in uses[1:]:
+            own = add_initializer(model.graph, str(value.name), array)
+            use.node.replace_input_with(use.idx, own)
+        changed = True
+    return changed
 
 
 def fold_constants(model: ir.Model) -> bool:

@@ -12,7 +12,7 @@ flattening and channel shuffles need no bookkeeping of offsets, and nothing assu
 """
 
 from trimtab.graph.dependencies.analyse import analyse
-from trimtab.graph.dependencies.groups import Dependencies, Group
+from trimtab.graph.dependencies.groups import Dependencies, Group, Kept
 from trimtab.graph.dependencies.removal import remove_channels
 
-__all__ = ["Dependencies", "Group", "analyse", "remove_channels"]
+__all__ = ["Dependencies", "Group", "Kept", "analyse", "remove_channels"]

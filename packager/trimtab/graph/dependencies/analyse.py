@@ -36,13 +36,18 @@ def analyse(model: ir.Model) -> Dependencies:
             labels.set_activation(value, frozen(len(value.shape)))
     opaque: set[str] = set()
     for node in model.graph:
+        labels.atoms.cause = (
+            f"{node.name or node.op_type} ({node.op_type}) ties them to what is kept"
+        )
         outputs = _apply_rule(node, labels)
         if outputs is None:
             opaque.add(node.op_type)
+            labels.atoms.cause = _not_understood(node)
             outputs = _keep_all_around(node, labels)
         for value, array in zip(node.outputs, outputs, strict=True):
             if value.name:  # an output that is left out has none
                 labels.set_activation(value, array)
+    labels.atoms.cause = "they are an output of the model"
     for value in model.graph.outputs:
         labels.freeze(value)
     return collect(labels, tuple(sorted(opaque)))
@@ -60,6 +65,19 @@ def _apply_rule(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
     pairs = zip(node.outputs, outputs, strict=True)
     fits = all(len(dimensions(value)) == array.ndim for value, array in pairs if value.name)
     return outputs if fits else None
+
+
+def _not_understood(node: ir.Node) -> str:
+    name = _called(node)
+    if any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values()):
+        return f"{name} reads or makes them, and what is inside it is left as it is"
+    if node.op_type in RULES and not node.domain:
+        return f"what {name} does with them depends on the data or on lengths that are unknown"
+    return f"pruning does not understand {name}, which reads or makes them"
+
+
+def _called(node: ir.Node) -> str:
+    return f"{node.name or node.op_type} ({node.op_type})"
 
 
 def _keep_all_around(node: ir.Node, labels: Labels) -> list[LabelArray]:

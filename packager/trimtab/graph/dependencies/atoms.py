@@ -16,10 +16,15 @@ class Atoms:
 
     The root of a class is its smallest atom. So `FROZEN` is the root of every class it is in, and
     results do not depend on the order in which ties were made.
+
+    Attributes:
+        cause: Why what is frozen from now on is kept, for people to read.
     """
 
     def __init__(self) -> None:
         self._parents = np.array([FROZEN], dtype=np.int64)
+        self._causes: dict[int, str] = {}
+        self.cause = "it is kept"
 
     def create(self, count: int) -> LabelArray:
         """Make new atoms.
@@ -53,10 +58,20 @@ class Atoms:
         for one, other in np.unique(pairs.reshape(-1, 2), axis=0):
             low, high = sorted((self._root(one), self._root(other)))
             self._parents[high] = low
+            if low == FROZEN != high:
+                self._causes[high] = self.cause
 
     def freeze(self, labels: LabelArray) -> None:
         """Keep every atom in `labels`, and whatever is tied to one of them."""
         self.tie(labels, np.array(FROZEN))
+
+    def cause_of(self, atom: int) -> str | None:
+        """Return why an atom is kept, None if it is free."""
+        while (parent := int(self._parents[atom])) != atom:
+            if parent == FROZEN:
+                return self._causes[atom]
+            atom = parent
+        return self.cause if atom == FROZEN else None
 
     def _root(self, atom: np.int64) -> int:
         root = int(atom)

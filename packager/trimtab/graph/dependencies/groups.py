@@ -42,6 +42,19 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A kernel that keeps all its channels.
+
+    Attributes:
+        name: Of the kernel.
+        cause: Why, for people to read.
+    """
+
+    name: str
+    cause: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dependencies:
     """What can be cut from a graph.
 
@@ -49,6 +62,7 @@ class Dependencies:
         groups: In the order in which the graph makes their channels.
         axes: The class of each slice along each axis that can lose slices; 0 is always kept.
         kernels: Names of the parameters that make channels.
+        kept: Those of them that cannot lose any.
         reading: The axes of kernels that sum over channels.
         opaque_operators: Operators without a rule for what they do, around which all is kept.
     """
@@ -56,6 +70,7 @@ class Dependencies:
     groups: tuple[Group, ...]
     axes: Mapping[Axis, LabelArray]
     kernels: frozenset[str]
+    kept: tuple[Kept, ...]
     reading: frozenset[Axis]
     opaque_operators: tuple[str, ...]
 
@@ -92,6 +107,7 @@ def collect(labels: Labels, opaque_operators: tuple[str, ...]) -> Dependencies:
         groups=tuple(groups),
         axes=axes,
         kernels=frozenset(labels.kernels),
+        kept=tuple(_kept(labels, axes)),
         reading=frozenset(labels.reading),
         opaque_operators=opaque_operators,
     )
@@ -116,8 +132,23 @@ def _keep_whole_axes(labels: Labels) -> None:
     """Freeze a class that is all there is of an axis: a tensor may shrink, not vanish."""
     for _, vector in _vectors(labels):
         roots = labels.atoms.find(vector)
-        if (roots == roots[0]).all():
+        if (roots == roots[0]).all() and roots[0] != FROZEN:
+            labels.atoms.cause = _cause_of_one(labels, int(roots[0]))
             labels.atoms.freeze(roots[:1])
+
+
+def _cause_of_one(labels: Labels, root: int) -> str:
+    """Say why all of an axis is one class."""
+    causes = (text for atom, text in labels.together if labels.atoms.find(np.array(atom)) == root)
+    return next(causes, "none can go without all others")
+
+
+def _kept(labels: Labels, axes: Mapping[Axis, LabelArray]) -> Iterator[Kept]:
+    """Yield the kernels of which nothing can go."""
+    for name, axis in labels.made:
+        cause = labels.atoms.cause_of(int(labels.parameters[name][axis][0]))
+        if (name, axis) not in axes and cause is not None:
+            yield Kept(name=name, cause=cause)
 
 
 def _vectors(labels: Labels) -> Iterator[tuple[Axis, LabelArray]]:

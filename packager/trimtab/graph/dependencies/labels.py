@@ -67,6 +67,7 @@ class Labels:
         self.parameters: dict[str, list[LabelArray]] = {}
         self.kernels: set[str] = set()
         self.made: dict[tuple[str, int], int] = {}
+        self.together: list[tuple[int, str]] = []
         self.reading: set[tuple[str, int]] = set()
 
     def of(self, value: ir.Value) -> LabelArray:
@@ -160,6 +161,12 @@ class Labels:
             self.atoms.tie(labels, first)
             labels = first
         return labels
+
+    def tie_because(self, labels: LabelArray, axes: Iterable[int], cause: str) -> LabelArray:
+        """As `tie_along`, and remember what ties them, for where nothing of them can go."""
+        tied = self.tie_along(labels, axes)
+        self.together += [(int(atom), cause) for atom in np.unique(tied)]
+        return tied
 
     def vector(self, labels: LabelArray, axis: int, size: int) -> LabelArray:
         """Tie along all other axes and return the atoms of one axis, shape (size,)."""

@@ -40,7 +40,8 @@ def softmax(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
         return None
     source = labels.of(data(node))
     axis = node.attributes.get_int("axis", -1)
-    return [labels.tie_along(source, [axis] if source.shape[axis] > 1 else [])]
+    summed = [axis] if source.shape[axis] > 1 else []
+    return [labels.tie_because(source, summed, f"{node.name} normalises them together")]
 
 
 @rule(
@@ -82,10 +83,12 @@ def broadcasting(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
 
 def _widens(value: ir.Value, activations: Sequence[ir.Value], rank: int) -> bool:
     """Say whether a constant alone has the axis that is its longest, as a mask for each head."""
-    sizes = _sizes(value, rank)
-    if not is_parameter(value) or not activations or max(size or 1 for size in sizes) < 2:
+    if not is_parameter(value) or not activations:
         return False
-    axis = int(np.argmax([size or 1 for size in sizes]))
+    sizes = [size or 1 for size in _sizes(value, rank)]
+    if max(sizes, default=1) == 1:
+        return False
+    axis = int(np.argmax(sizes))
     return all(_sizes(other, rank)[axis] == 1 for other in activations)
 
 

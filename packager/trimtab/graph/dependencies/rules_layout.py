@@ -181,7 +181,8 @@ def reduce(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
     axes = axes_of(node, source.ndim)
     if axes is None:
         return None
-    source = labels.tie_along(source, [axis for axis in axes if source.shape[axis] > 1])
+    reduced = [axis for axis in axes if source.shape[axis] > 1]
+    source = labels.tie_because(source, reduced, f"{node.name} reduces over all of them")
     keep = node.attributes.get_int("keepdims", 1)
     return [source if keep else source.squeeze(tuple(axes))]
 

@@ -99,7 +99,8 @@ def layer_normalization(node: ir.Node, labels: Labels) -> Sequence[LabelArray] |
     for value in node.inputs[1:]:
         if value is not None:
             labels.freeze(value)
-    return [labels.tie_along(source, [axis for axis in varying_axes(source) if axis >= first])]
+    normalised = [axis for axis in varying_axes(source) if axis >= first]
+    return [labels.tie_because(source, normalised, f"{node.name} normalises them together")]
 
 
 @rule("GroupNormalization")

@@ -159,7 +159,8 @@ def _without_summed(value: ir.Value, own: str, result: str, labels: Labels) -> L
     """Tie along the axes that are summed over and lay the rest out as the result is."""
     array = labels.of(value)
     summed = [axis for axis, letter in enumerate(own) if letter not in result]
-    array = labels.tie_along(array, [axis for axis in summed if array.shape[axis] > 1])
+    long = [axis for axis in summed if array.shape[axis] > 1]
+    array = labels.tie_because(array, long, "attention sums over all of them")
     array = array.squeeze(tuple(summed))
     kept = [letter for letter in own if letter in result]
     order = sorted(range(len(kept)), key=lambda axis: result.index(kept[axis]))

@@ -46,17 +46,15 @@ def reshape(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
 def _carried(source: LabelArray, old: Lengths, new: Lengths) -> LabelArray | None:
     """Return the labels in the new shape; None where their places in it are not known."""
     varying = varying_axes(source)
-    first, last = varying[0], varying[-1]
-    # What lies behind the atoms may have free lengths, if it keeps its place at the end.
-    behind = prod(old[last + 1 :])
-    for start in range(len(new), -1, -1):
-        if prod(new[start:]) == behind:
-            run = _run(source, old[: last + 1], first)
-            laid = None if run is None else _laid_out(run, new[:start])
-            if laid is not None:
-                return laid.reshape(laid.shape + (1,) * (len(new) - start))
-    run = _run(source, old, first)
-    return None if run is None else _laid_out(run, new)
+    # What lies behind the run may have free lengths, if it keeps its place at the end.
+    for end in range(varying[-1] + 1, len(old) + 1):
+        run = _run(source, old[:end], varying[0])
+        for start in range(len(new), -1, -1):
+            if run is not None and prod(new[start:]) == prod(old[end:]):
+                laid = _laid_out(run, new[:start])
+                if laid is not None:
+                    return laid.reshape(laid.shape + (1,) * (len(new) - start))
+    return None
 
 
 def axis_by_axis(target: ir.Value | None) -> ir.Node | None:

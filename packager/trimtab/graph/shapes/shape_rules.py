@@ -112,27 +112,37 @@ def _gather(node: ir.Node, known: Formulas) -> list[Lengths] | None:
 
 
 def _slice(node: ir.Node, known: Formulas) -> list[Lengths] | None:
-    """Knows the axes that are not cut, and those that are turned round as a whole."""
     source = known.shape(node.inputs[0])
     bounds = [known.integers(value) for value in node.inputs[1:]]
-    if source is None or len(bounds) < 3 or any(bound is None for bound in bounds):
+    if source is None or len(bounds) < 2 or any(bound is None for bound in bounds):
         return None
-    starts, ends, axes, steps = (*bounds, [1] * len(bounds[0] or ()))[:4]
-    cut = zip(starts or (), ends or (), axes or (), steps or (), strict=True)
-    for start, end, axis, step in cut:
-        whole = (start == 0 and end >= 2**31 - 1 and step == 1) or (
-            start == -1 and end <= -(2**31 - 1) and step == -1
-        )
-        if isinstance(source[axis], Length) and not whole:
+    starts, ends, *more = (bound or [] for bound in bounds)
+    axes = more[0] if more else list(range(len(starts)))
+    steps = more[1] if len(more) > 1 else [1] * len(starts)
+    result = list(source)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        length = source[axis]
+        if isinstance(length, int):
+            result[axis] = len(range(*slice(start, end, step).indices(length)))
+        elif not _is_whole(start, end, step):
             return None
-    return [source]  # lengths that are numbers come from shape inference
+    return [tuple(result)]
+
+
+def _is_whole(start: int, end: int, step: int) -> bool:
+    """Says whether a Slice of any length takes all of it, perhaps turned round."""
+    if step == 1:
+        return start == 0 and end >= 2**31 - 1
+    return step == -1 and start == -1 and end <= -(2**31 - 1)
 
 
 def _split(node: ir.Node, known: Formulas) -> list[Lengths] | None:
     source = known.shape(node.inputs[0])
-    if source is None or isinstance(source[attribute(node, "axis", 0)], Length):
+    sizes = integers(node, 1, "split")
+    if source is None or sizes is None:
         return None
-    return [source] * len(node.outputs)
+    axis = attribute(node, "axis", 0) % len(source)
+    return [(*source[:axis], size, *source[axis + 1 :]) for size in sizes]
 
 
 def _matmul(node: ir.Node, known: Formulas) -> list[Lengths] | None:
