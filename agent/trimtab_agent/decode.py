@@ -1,50 +1,53 @@
-"""Chunks from the wire to the bytes of a file, with a bound on what a hostile one can allocate."""
+"""Chunks from the wire to the bytes of a file, checked on the way in and on the way out."""
 
 from __future__ import annotations
 
-import zstandard
+import hashlib
+from collections.abc import Callable, Iterator
 
-from trimtab_agent.contract.chunks import MAX_DECODED_BYTES, verify_chunk
-from trimtab_agent.contract.manifest import Chunk
-from trimtab_agent.errors import FormatError, IntegrityError
-
-_MAX_WINDOW_BYTES = 8 * 1024 * 1024
-"""zstd's own limit for decoders in low memory: RFC 8878, section 3.1.1.1.2 (window descriptor)."""
+from trimtab_agent.contract.chunks import MAX_CHUNK_BYTES, verify_chunk
+from trimtab_agent.contract.manifest import Chunk, PackageFile
+from trimtab_agent.errors import IntegrityError
 
 
-def decode_chunk(chunk: Chunk, wire: bytes) -> bytes:
-    """Checks a chunk and returns the piece of the file that it holds.
+def decode_file(file: PackageFile, read: Callable[[Chunk], bytes]) -> Iterator[bytes]:
+    """Yields the content of a file.
+
+    What has been yielded is the file only when the last piece has come without an error: the
+    file's hash is known at its end.
 
     Args:
-        chunk: What the manifest says of it.
-        wire: The bytes as they came.
+        file: What the manifest says of it.
+        read: Gives a chunk's bytes.
 
-    Returns:
-        Exactly `chunk.size_bytes` bytes.
+    Yields:
+        Consecutive pieces of about a megabyte.
 
     Raises:
-        IntegrityError: The hash or a length differs from the manifest, or the chunk claims to
-            be larger than any chunk may be.
-        FormatError: The bytes are no zstd frame though the manifest says so.
+        IntegrityError: A chunk or the file has another length or hash than the manifest says.
+        FormatError: The chunks are no coded stream.
     """
-    name = chunk.sha256[:12]
-    if chunk.size_bytes > MAX_DECODED_BYTES:
+    # Here, not above: an agent that waits for work has no use for numpy's 17 MB.
+    from trimtab_agent.coding.stream import decode_stream
+
+    digest = hashlib.sha256()
+    for piece in decode_stream(_checked(file, read), file.size_bytes):
+        digest.update(piece)
+        yield piece
+    if digest.hexdigest() != file.sha256:
         raise IntegrityError(
-            f"chunk {name} claims {chunk.size_bytes} bytes; at most {MAX_DECODED_BYTES} are allowed"
+            f"file {file.path!r} has the SHA-256 {digest.hexdigest()[:12]}..., "
+            f"the manifest says {file.sha256[:12]}..."
         )
-    verify_chunk(chunk, wire)
-    data = wire if chunk.codec == "raw" else _unzstd(wire, chunk.size_bytes, name)
-    if len(data) != chunk.size_bytes:
-        raise IntegrityError(f"chunk {name} does not decode to its {chunk.size_bytes} bytes")
-    return data
 
 
-def _unzstd(wire: bytes, size_bytes: int, name: str) -> bytes:
-    """Decodes one zstd frame, stopping one byte past `size_bytes`."""
-    # The one-shot decompress() would allocate whatever the frame's header claims.
-    decoder = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
-    try:
-        with decoder.stream_reader(wire) as reader:
-            return reader.read(size_bytes + 1)
-    except zstandard.ZstdError as error:
-        raise FormatError(f"chunk {name} is not a readable zstd frame: {error}") from error
+def _checked(file: PackageFile, read: Callable[[Chunk], bytes]) -> Iterator[bytes]:
+    for chunk in file.chunks:
+        if chunk.wire_bytes > MAX_CHUNK_BYTES:
+            raise IntegrityError(
+                f"chunk {chunk.sha256[:12]} claims {chunk.wire_bytes} bytes; "
+                f"at most {MAX_CHUNK_BYTES} are allowed"
+            )
+        wire = read(chunk)
+        verify_chunk(chunk, wire)
+        yield wire

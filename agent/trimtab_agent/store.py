@@ -12,18 +12,17 @@ replaces one symlink. So a kill or a power cut at any point leaves the old or th
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from trimtab_agent.chunk_cache import ChunkCache
 from trimtab_agent.contract.chunks import distinct_chunks, sha256_hex
-from trimtab_agent.contract.manifest import Manifest, PackageFile, parse_manifest
-from trimtab_agent.decode import decode_chunk
+from trimtab_agent.contract.manifest import Chunk, Manifest, PackageFile, parse_manifest
+from trimtab_agent.decode import decode_file
 from trimtab_agent.durable import point, storage_errors, sync_directory
 from trimtab_agent.errors import IntegrityError, StorageError
 
@@ -160,27 +159,17 @@ class Store:
             sync_directory(Path(parent))
 
     def _assemble(self, path: Path, file: PackageFile) -> None:
-        """Joins a file from its chunks and checks its hash."""
-        whole = hashlib.sha256()
+        """Decodes a file from its chunks and checks its hash."""
 
-        def pieces() -> Iterator[bytes]:
-            for chunk in file.chunks:
-                try:
-                    wire = self.chunks.read(chunk)
-                except FileNotFoundError as error:
-                    raise IntegrityError(
-                        f"{file.path}: chunk {chunk.sha256[:12]} is not on this device"
-                    ) from error
-                piece = decode_chunk(chunk, wire)
-                whole.update(piece)
-                yield piece
+        def read(chunk: Chunk) -> bytes:
+            try:
+                return self.chunks.read(chunk)
+            except FileNotFoundError as error:
+                raise IntegrityError(
+                    f"{file.path}: chunk {chunk.sha256[:12]} is not on this device"
+                ) from error
 
-        _write_synced(path, pieces())
-        if whole.hexdigest() != file.sha256:
-            raise IntegrityError(
-                f"{file.path} has the SHA-256 {whole.hexdigest()[:12]}..., "
-                f"the manifest says {file.sha256[:12]}..."
-            )
+        _write_synced(path, decode_file(file, read))
 
     def switch(self, version: Version) -> None:
         """Makes an installed version the active one. Again with the same one: does nothing.

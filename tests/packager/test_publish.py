@@ -15,7 +15,7 @@ from trimtab.package.read import open_package
 from trimtab.package.sign import Repository
 from trimtab_agent.contract import topics
 from trimtab_agent.contract.chunks import distinct_chunks
-from trimtab_agent.decode import decode_chunk
+from trimtab_agent.decode import decode_file
 from trimtab_agent.errors import BrokerError, CallerError, PackageError, TransferTimeoutError
 from trimtab_agent.fetcher import MqttFetcher, read_document
 from trimtab_agent.trust import TrustStore
@@ -77,8 +77,8 @@ def test_a_device_gets_the_package_from_the_root_alone(host, device, repository,
     blobs = fetch_retained(device, [topics.blob(c.sha256) for c in chunks], timeout_s=5)
     by_topic = {blob.topic: blob.payload for blob in blobs}
     model = package.manifest.file("model.tflite")
-    data = b"".join(decode_chunk(c, by_topic[topics.blob(c.sha256)]) for c in model.chunks)
-    assert data == model_bytes()
+    data = decode_file(model, lambda chunk: by_topic[topics.blob(chunk.sha256)])
+    assert b"".join(data) == model_bytes()
 
 
 def test_the_next_release_and_a_new_timestamp_are_seen(host, device, repository, tmp_path):

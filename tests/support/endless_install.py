@@ -6,6 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import trimtab_agent.coding.stream  # noqa: F401 - numpy, which an install imports, takes its time
 from support.manifests import small_package
 from trimtab_agent.store import Store
 

@@ -37,23 +37,20 @@ class SmallPackage:
 def cut(
     path: str, content: bytes, *, chunk_bytes: int = 4096
 ) -> tuple[PackageFile, dict[str, bytes]]:
-    """Cuts a file into chunks, every other one compressed."""
+    """Codes a file as one zstd frame, and cuts that into chunks."""
+    frame = zstandard.ZstdCompressor(
+        compression_params=zstandard.ZstdCompressionParameters.from_level(
+            1, format=zstandard.FORMAT_ZSTD1_MAGICLESS
+        )
+    ).compress(content)
+    stream = b"\0" + frame
     wire: dict[str, bytes] = {}
     chunks = []
-    for number, start in enumerate(range(0, len(content), chunk_bytes)):
-        piece = content[start : start + chunk_bytes]
-        zstd = number % 2 == 1
-        encoded = zstandard.compress(piece) if zstd else piece
-        digest = hashlib.sha256(encoded).hexdigest()
-        wire[digest] = encoded
-        chunks.append(
-            Chunk(
-                sha256=digest,
-                wire_bytes=len(encoded),
-                size_bytes=len(piece),
-                codec="zstd" if zstd else "raw",
-            )
-        )
+    for start in range(0, len(stream), chunk_bytes):
+        piece = stream[start : start + chunk_bytes]
+        digest = hashlib.sha256(piece).hexdigest()
+        wire[digest] = piece
+        chunks.append(Chunk(sha256=digest, wire_bytes=len(piece)))
     digest = hashlib.sha256(content).hexdigest()
     return PackageFile(
         path=path, size_bytes=len(content), sha256=digest, chunks=tuple(chunks)
@@ -75,7 +72,7 @@ def small_package(
     golden_file, more = cut("golden.npz", golden)
     wire |= more
     manifest = Manifest(
-        format=1,
+        format=2,
         name=name,
         version=version,
         created="2026-11-22T00:00:00Z",

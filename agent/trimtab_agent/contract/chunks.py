@@ -1,9 +1,9 @@
-"""How files are cut into chunks that fit one MQTT message and are named by their hash.
+"""How coded files are cut into chunks that fit one MQTT message and are named by their hash.
 
-A chunk travels encoded (raw or zstd) and is named by the SHA-256 of its encoded bytes: a device
-checks the hash before it decodes anything. Cuts may fall anywhere: a device joins what the
-manifest lists. So a packager is free to cut along tensor boundaries, which is what makes an
-update that changes some layers send only those.
+What is cut is the stream that the weight codec makes of a file. A chunk is named by the SHA-256 of
+its bytes: a device checks the hash before it decodes anything. Cuts may fall anywhere: a device
+joins what the manifest lists. So a packager is free to cut where tensors begin, which is what
+makes an update that changes some layers send only those.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ DEFAULT_CHUNK_BYTES = 96 * 1024
 """Largest chunk on the wire. A common cloud limit is 128 KiB a message, and chunks under 64 KiB
 are slow; 96 KiB leaves room for topic and properties."""
 
-MAX_DECODED_BYTES = 4 * 1024 * 1024
-"""Largest chunk after decoding: the bound on what one decode can allocate on a device."""
+MAX_CHUNK_BYTES = 4 * 1024 * 1024
+"""Largest chunk that a packager makes or a reader takes."""
 
 
 def sha256_hex(data: bytes) -> str:
@@ -28,11 +28,11 @@ def sha256_hex(data: bytes) -> str:
 
 
 def cuts(size_bytes: int, *, boundaries: Iterable[int] = (), limit_bytes: int) -> Iterator[range]:
-    """Yields the byte ranges of the pieces of a file, in order, together the whole file.
+    """Yields the byte ranges of the pieces of a stream, in order, together all of it.
 
     Args:
-        size_bytes: Length of the file.
-        boundaries: Offsets where a cut is wanted, such as the starts of tensors. A boundary
+        size_bytes: Length of the stream.
+        boundaries: Offsets where a cut is wanted, such as the starts of blocks. A boundary
             that would leave a piece under a quarter of `limit_bytes` is passed over: small
             chunks cost more in headers than they save.
         limit_bytes: No piece is longer.
@@ -55,7 +55,7 @@ def cuts(size_bytes: int, *, boundaries: Iterable[int] = (), limit_bytes: int) -
 
 
 def verify_chunk(chunk: Chunk, wire: bytes) -> None:
-    """Checks a chunk's encoded bytes.
+    """Checks a chunk's bytes.
 
     Raises:
         IntegrityError: The length or the hash differs.

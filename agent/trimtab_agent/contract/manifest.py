@@ -15,7 +15,7 @@ import msgspec
 from trimtab_agent.contract import codec
 from trimtab_agent.errors import FormatError
 
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
 """The only format that this version reads and writes. A change that an older agent must not
 ignore either raises this number or adds a word to `Manifest.requires`."""
 
@@ -24,7 +24,6 @@ KNOWN_FEATURES: frozenset[str] = frozenset()
 refuse the package; an unknown field alone is ignored (docs/decisions/0002)."""
 
 RuntimeName = Literal["tflite", "onnxruntime", "openvino"]
-ChunkCodec = Literal["raw", "zstd"]
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9._-]{0,63}$")]
 Version = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
@@ -49,29 +48,25 @@ class TensorSpec(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Chunk(msgspec.Struct, kw_only=True, frozen=True):
-    """A piece of a file as it travels.
+    """A piece of a coded stream as it travels.
 
     Attributes:
-        sha256: Of the bytes on the wire: it is checked before anything is decoded.
-        wire_bytes: Length on the wire.
-        size_bytes: Length in the file, after decoding.
-        codec: How to decode it.
+        sha256: Of its bytes: it is checked before anything is decoded.
+        wire_bytes: Their number.
     """
 
     sha256: Sha256
     wire_bytes: Count
-    size_bytes: Count
-    codec: ChunkCodec
 
 
 class PackageFile(msgspec.Struct, kw_only=True, frozen=True):
-    """A file of the package: its chunks, decoded and joined, are its content.
+    """A file of the package: its chunks, joined, are the coded stream that stands for it.
 
     Attributes:
         path: Relative, `/`-separated, no `..`.
         size_bytes: Length of the whole file.
         sha256: Of the whole file.
-        chunks: In file order.
+        chunks: In the stream's order.
     """
 
     path: str
@@ -312,7 +307,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True):
         files: Everything in it.
     """
 
-    format: Literal[1]
+    format: Literal[2]
     name: Name
     version: Version
     created: str
@@ -384,12 +379,9 @@ def _faults(manifest: Manifest) -> list[str]:
     paths = [entry.path for entry in manifest.files]
     repeated = sorted({path for path in paths if paths.count(path) > 1})
     faults = [f"file {path!r} is listed twice" for path in repeated]
-    for entry in manifest.files:
-        if not is_safe_path(entry.path):
-            faults.append(f"file path {entry.path!r} leaves the package")
-        total = sum(chunk.size_bytes for chunk in entry.chunks)
-        if total != entry.size_bytes:
-            faults.append(f"chunks of {entry.path!r} hold {total} bytes, not {entry.size_bytes}")
+    faults.extend(
+        f"file path {path!r} leaves the package" for path in paths if not is_safe_path(path)
+    )
     faults.extend(
         f"{role} {path!r} is not among the files"
         for role, path in (("model", manifest.runtime.model), ("golden", manifest.golden.path))

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO
 
 import msgspec
 
 from trimtab.package.archive import write_archive
-from trimtab.package.boundaries import boundaries, openvino_boundaries
-from trimtab.package.encoding import encode_chunk
+from trimtab.package.encoding import encode_file
 from trimtab.package.files import replacing
 from trimtab.package.golden import GoldenSamples, encode_golden
 from trimtab_agent.contract import chunks, codec
@@ -97,7 +96,7 @@ def build_package(
         description: What the manifest says of the package.
         files: What to pack: paths in the package, and where the files are.
         golden: Samples that the device must reproduce.
-        chunk_limit_bytes: No chunk is longer, on the wire or decoded.
+        chunk_limit_bytes: No chunk is longer.
 
     Returns:
         The path of the package.
@@ -144,9 +143,9 @@ def _read_files(files: Mapping[str, Path]) -> dict[str, bytes]:
 
 def _check(description: Description, golden: GoldenSamples, chunk_limit_bytes: int) -> None:
     """Refuses what the manifest's own rules cannot see."""
-    if not 0 < chunk_limit_bytes <= chunks.MAX_DECODED_BYTES:
+    if not 0 < chunk_limit_bytes <= chunks.MAX_CHUNK_BYTES:
         raise CallerError(
-            f"chunk limit must be 1 to {chunks.MAX_DECODED_BYTES} bytes, got {chunk_limit_bytes}"
+            f"chunk limit must be 1 to {chunks.MAX_CHUNK_BYTES} bytes, got {chunk_limit_bytes}"
         )
     golden.check_against(description.inputs, description.outputs)
 
@@ -174,7 +173,7 @@ class _Spool:
 def _pack_file(
     path: str, contents: Mapping[str, bytes], limit_bytes: int, spool: _Spool
 ) -> PackageFile:
-    """Cuts one file, encodes its pieces into `spool`, and returns its entry in the manifest."""
+    """Codes one file into `spool` and returns its entry in the manifest."""
     packed = []
     for chunk, wire in encode_file(path, contents, limit_bytes):
         spool.add(chunk, wire)
@@ -186,29 +185,6 @@ def _pack_file(
         sha256=chunks.sha256_hex(data),
         chunks=tuple(packed),
     )
-
-
-def encode_file(
-    path: str, contents: Mapping[str, bytes], limit_bytes: int
-) -> Iterator[tuple[Chunk, bytes]]:
-    """Cuts one file and yields its chunks, with their bytes on the wire.
-
-    Args:
-        path: The file's path in the package.
-        contents: All files of the package: one may hold the map of another.
-        limit_bytes: No chunk is longer, decoded.
-    """
-    data = contents[path]
-    marks = _boundaries(path, contents)
-    for piece in chunks.cuts(len(data), boundaries=marks, limit_bytes=limit_bytes):
-        yield encode_chunk(data[piece.start : piece.stop])
-
-
-def _boundaries(path: str, contents: Mapping[str, bytes]) -> list[int]:
-    """Returns where to cut; OpenVINO keeps the map of a `.bin` in the `.xml` beside it."""
-    pure = PurePosixPath(path)
-    xml = contents.get(str(pure.with_suffix(".xml"))) if pure.suffix == ".bin" else None
-    return boundaries(path, contents[path]) if xml is None else openvino_boundaries(xml)
 
 
 def _manifest(

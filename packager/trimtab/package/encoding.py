@@ -1,32 +1,27 @@
-"""Pieces of files to chunks as they travel; `trimtab_agent.decode` is the way back."""
+"""Files to chunks as they travel; `trimtab_agent.decode` is the way back."""
 
 from __future__ import annotations
 
-import zstandard
+from collections.abc import Iterator, Mapping
 
+from trimtab.package.coding.segments import segments
+from trimtab.package.coding.stream import encode_stream
 from trimtab_agent.contract import chunks
 from trimtab_agent.contract.manifest import Chunk
 
-ZSTD_LEVEL = 19
-"""The smallest output that decodes in the default window. A package is encoded once and decoded
-on every device, and zstd decodes at one speed whatever the level was."""
 
-
-def encode_chunk(piece: bytes) -> tuple[Chunk, bytes]:
-    """Encodes a piece of a file in the codec that makes it smaller.
+def encode_file(
+    path: str, contents: Mapping[str, bytes], limit_bytes: int
+) -> Iterator[tuple[Chunk, bytes]]:
+    """Codes one file and yields the chunks of its stream, with their bytes.
 
     Args:
-        piece: Consecutive bytes of a file.
-
-    Returns:
-        The chunk's entry in the manifest, and its bytes on the wire.
+        path: The file's path in the package.
+        contents: All files of the package: one may hold the map of another.
+        limit_bytes: No chunk is longer.
     """
-    packed = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(piece)
-    wire = packed if len(packed) < len(piece) else piece
-    chunk = Chunk(
-        sha256=chunks.sha256_hex(wire),
-        wire_bytes=len(wire),
-        size_bytes=len(piece),
-        codec="raw" if wire is piece else "zstd",
-    )
-    return chunk, wire
+    stream = encode_stream(contents[path], segments(path, contents))
+    pieces = chunks.cuts(len(stream.data), boundaries=stream.boundaries, limit_bytes=limit_bytes)
+    for piece in pieces:
+        wire = stream.data[piece.start : piece.stop]
+        yield Chunk(sha256=chunks.sha256_hex(wire), wire_bytes=len(wire)), wire

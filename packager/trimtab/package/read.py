@@ -2,12 +2,11 @@
 
 Nothing in the file is believed before it is checked, and nothing is decompressed on the way to
 the manifest: entries must be stored, so that their size is bounded by the file's own. Each chunk
-is then checked on the wire and decoded within the bounds that the contract sets.
+is then checked as it lies there, and decoded within the bounds of the weight codec.
 """
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from pathlib import Path
 from trimtab.package.build import CHUNK_FOLDER, MANIFEST_ENTRY
 from trimtab_agent.contract import chunks
 from trimtab_agent.contract.manifest import Chunk, Manifest, PackageFile, parse_manifest
-from trimtab_agent.decode import decode_chunk
+from trimtab_agent.decode import decode_file
 from trimtab_agent.errors import CallerError, FormatError, IntegrityError, PackageError
 
 MAX_MANIFEST_BYTES = 12 * 1024 * 1024
@@ -92,7 +91,8 @@ def open_package(path: Path) -> Package:
         manifest = parse_manifest(manifest_bytes, what=f"{path.name}: {MANIFEST_ENTRY}")
         _check_chunks_match(manifest, infos, path.name)
         for entry in manifest.files:
-            _check_file(archive, path.name, entry)
+            for _ in _pieces(archive, path.name, entry):
+                pass
     return Package(path=path, manifest=manifest, manifest_bytes=manifest_bytes)
 
 
@@ -144,33 +144,18 @@ def _check_chunks_match(
         raise FormatError(f"{name}: {min(present - listed)} is there but not listed")
 
 
-def _check_file(archive: zipfile.ZipFile, name: str, entry: PackageFile) -> None:
-    """Decodes a file piece by piece and compares its hash; it need not fit in memory."""
-    digest = hashlib.sha256()
-    for piece in _pieces(archive, name, entry):
-        digest.update(piece)
-    if digest.hexdigest() != entry.sha256:
-        raise IntegrityError(
-            f"{name}: file {entry.path!r} has the SHA-256 {digest.hexdigest()[:12]}..., "
-            f"not {entry.sha256[:12]}..."
-        )
-
-
 def _pieces(archive: zipfile.ZipFile, name: str, entry: PackageFile) -> Iterator[bytes]:
-    """Yields the decoded chunks of a file, each checked."""
-    for chunk in entry.chunks:
-        wire = _wire(archive, name, chunk)
-        with _naming(name):
-            piece = decode_chunk(chunk, wire)
-        yield piece
+    """Yields the content of a file piece by piece, checked; it need not fit in memory."""
+    with _naming(name):
+        yield from decode_file(entry, lambda chunk: _wire(archive, name, chunk))
 
 
 def _wire(archive: zipfile.ZipFile, name: str, chunk: Chunk) -> bytes:
     """Returns a chunk's bytes as they are in the archive; only their length is checked."""
-    if chunk.wire_bytes > chunks.MAX_DECODED_BYTES:
+    if chunk.wire_bytes > chunks.MAX_CHUNK_BYTES:
         raise FormatError(
             f"{name}: chunk {chunk.sha256[:12]} has {chunk.wire_bytes} bytes on the wire; "
-            f"at most {chunks.MAX_DECODED_BYTES} are allowed"
+            f"at most {chunks.MAX_CHUNK_BYTES} are allowed"
         )
     try:
         info = archive.getinfo(CHUNK_FOLDER + chunk.sha256)
@@ -189,6 +174,8 @@ def _naming(name: str) -> Iterator[None]:
     try:
         yield
     except PackageError as error:
+        if str(error).startswith(f"{name}: "):
+            raise
         raise type(error)(f"{name}: {error}") from error
 
 

@@ -1,11 +1,11 @@
-"""How many bytes a file is on the wire: what the chunk codec makes of it."""
+"""How many bytes a file is on the wire: what the weight codec makes of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
 
-from trimtab.package.build import encode_file
+from trimtab.package.encoding import encode_file
 from trimtab_agent.contract import chunks
 
 

@@ -1,0 +1,120 @@
+"""A coded stream back into a file, in pieces of a megabyte.
+
+    stream   = form (1 byte), then by form
+               0: one zstd frame without magic number, the file
+               1: blocks until the file is complete
+    block    = stored length (varint), length (varint), header, payload
+    header   = lanes (1 byte), segments (varint), length of the records (varint), records, literals
+    record   = method (1 byte), size in bytes (varint), what the method has
+    payload  = states (4 bytes a lane), then slice by slice what the planes have
+
+The header is a zstd frame where its stored length is less than its length, else as it is. Lanes:
+0 for none, else 1 + the logarithm of their number. A segment's elements come in slices of
+`SLICE_BYTES`, the last one shorter; in each, the planes follow each other in the order of the
+record. So a tensor of any size is decoded in bounded memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from trimtab_agent.coding.methods import Base, Method, Segment, open_segment
+from trimtab_agent.coding.rans import MAX_LANES, Lanes
+from trimtab_agent.coding.source import Source, unzstd
+from trimtab_agent.coding.symbols import Payload
+from trimtab_agent.errors import FormatError
+
+ZSTD, BLOCKS = 0, 1
+"""Forms of a stream. Another number is a later version's."""
+
+SLICE_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 18
+
+
+def decode_stream(
+    pieces: Iterable[bytes], size_bytes: int, *, base: Base | None = None
+) -> Iterator[bytes]:
+    """Yields the file that a stream stands for.
+
+    It is bit-exact if the stream is; a damaged stream may also decode to other bytes, so that the
+    caller must check the file's hash.
+
+    Args:
+        pieces: The stream, cut anywhere.
+        size_bytes: Of the file.
+        base: What a delta starts from; None if this is no delta.
+
+    Yields:
+        Consecutive pieces of at most `SLICE_BYTES`.
+
+    Raises:
+        FormatError: The stream is malformed, ends early or goes on after the file.
+    """
+    source = Source(pieces)
+    form = source.byte()
+    if form == ZSTD:
+        yield from source.unzstd(size_bytes, piece_bytes=SLICE_BYTES)
+        return
+    if form != BLOCKS:
+        raise FormatError(f"the coded stream has the unknown form {form}: update Trimtab")
+    left = size_bytes
+    while left:
+        for piece in _block(source, left, base):
+            left -= len(piece)
+            yield piece
+    source.check_end()
+
+
+def _block(source: Source, left_bytes: int, base: Base | None) -> Iterator[bytes]:
+    """Yields what a block holds; records are read as their turn comes, so that one is in memory."""
+    header = _header(source)
+    lanes = _lanes(header.byte(), source)
+    segments, records_bytes = header.varint(), header.varint()
+    records = Source([header.read(records_bytes)])
+    for _ in range(segments):
+        method, size_bytes = records.byte(), records.varint()
+        if not 0 < size_bytes <= left_bytes:
+            raise FormatError(f"a segment of {size_bytes} bytes where {left_bytes} are left")
+        left_bytes -= size_bytes
+        if method == Method.LITERAL:
+            yield header.read(size_bytes)
+            continue
+        segment = Segment(records, Payload(source, lanes), base, size_bytes)
+        yield from _slices(segment, method)
+    records.check_end()
+    header.check_end()
+    if lanes:
+        lanes.check_end()
+
+
+def _header(source: Source) -> Source:
+    stored, size_bytes = source.varint(), source.varint()
+    if not stored <= size_bytes <= MAX_HEADER_BYTES:
+        raise FormatError(
+            f"a block's header of {size_bytes} bytes in {stored}; at most {MAX_HEADER_BYTES}"
+        )
+    data = source.read(stored)
+    return Source([data if stored == size_bytes else unzstd(data, size_bytes)])
+
+
+def _lanes(code: int, source: Source) -> Lanes | None:
+    """Reads the states that stand at the head of a payload."""
+    if code == 0:
+        return None
+    count = 1 << (code - 1)
+    if count > MAX_LANES:
+        raise FormatError(f"a block has 2^{code - 1} lanes, more than {MAX_LANES}")
+    return Lanes(np.frombuffer(source.read(4 * count), "<u4"))
+
+
+def _slices(segment: Segment, method: int) -> Iterator[bytes]:
+    width, read = open_segment(segment, method)
+    if segment.size_bytes % width:
+        raise FormatError(f"a segment of {segment.size_bytes} bytes has elements of {width}")
+    left = segment.size_bytes // width
+    while left:
+        count = min(left, SLICE_BYTES // width)
+        yield read(count).tobytes()
+        left -= count

@@ -1,0 +1,136 @@
+"""What is coded, collected in the order in which it is decoded, and written at the end.
+
+rANS is a stack: the encoder takes symbols last to first. So nothing is encoded before all of a
+block is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab_agent.coding.rans import LOWEST_STATE, MAX_LANES
+from trimtab_agent.coding.tables import SCALE_BITS
+
+_WORD_BITS = 16
+_BYTES_PER_LANE = 600
+"""A block has a lane for so many bytes of payload, rounded down to a power of two. Each adds 3
+bytes: its state has 32 bits, of which 8 on average tell something of the symbols. So lanes take
+0.25 to 0.5 % of a payload. More lanes decode faster."""
+
+
+def varint(value: int) -> bytes:
+    """Returns an unsigned integer as 7 bits a byte, low first, the top bit saying "more"."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Frequencies to encode with.
+
+    Attributes:
+        frequency: Of each symbol in each table, shape (tables, 256).
+        start: Sum of those before it in the same table.
+    """
+
+    frequency: NDArray[np.uint32]
+    start: NDArray[np.uint32]
+
+    @classmethod
+    def of(cls, frequencies: NDArray[np.int64]) -> Tables:
+        """Makes tables of frequencies, shape (tables, 256)."""
+        starts = np.cumsum(frequencies, axis=1) - frequencies
+        return cls(frequencies.astype(np.uint32), starts.astype(np.uint32))
+
+    def cost_bytes(self, counts: NDArray[np.int64]) -> float:
+        """Returns what symbols with these counts, shape (tables, 256), take when coded."""
+        seen = counts > 0
+        bits = SCALE_BITS - np.log2(self.frequency[seen].astype(np.float64))
+        return float((counts[seen] * bits).sum()) / 8
+
+
+@dataclass(frozen=True)
+class _Symbols:
+    symbols: NDArray[np.uint8]
+    tables: Tables
+    contexts: NDArray[np.uint8] | None
+
+
+class Payload:
+    """The payload of a block while it is put together."""
+
+    def __init__(self) -> None:
+        self._events: list[bytes | _Symbols] = []
+        self._size_bytes = 0.0
+        self._symbols = 0
+
+    def raw(self, data: bytes) -> None:
+        """Adds bytes that are read as they are."""
+        self._events.append(data)
+        self._size_bytes += len(data)
+
+    def symbols(
+        self,
+        symbols: NDArray[np.uint8],
+        tables: Tables,
+        contexts: NDArray[np.uint8] | None,
+    ) -> None:
+        """Adds symbols to be entropy-coded.
+
+        Args:
+            symbols: In order.
+            tables: To code them with; each symbol has a frequency.
+            contexts: The table's number for each; None if there is one.
+        """
+        self._events.append(_Symbols(symbols, tables, contexts))
+        self._symbols += symbols.size
+        row = 0 if contexts is None else contexts
+        frequency = tables.frequency[row, symbols]
+        self._size_bytes += float((SCALE_BITS - np.log2(frequency.astype(np.float64))).sum()) / 8
+
+    def finish(self) -> tuple[int, bytes]:
+        """Returns the header's byte for the lanes, and the payload."""
+        if not self._symbols:
+            return 0, b"".join(event for event in self._events if isinstance(event, bytes))
+        exponent = self._lane_exponent()
+        states = np.full(1 << exponent, LOWEST_STATE, np.uint32)
+        parts: list[bytes] = []
+        for event in reversed(self._events):
+            if isinstance(event, _Symbols):
+                words = _encode(states, event)
+                parts.append(varint(words.size) + words.astype("<u2").tobytes())
+            else:
+                parts.append(event)
+        parts.append(states.astype("<u4").tobytes())
+        return 1 + exponent, b"".join(reversed(parts))
+
+    def _lane_exponent(self) -> int:
+        """Returns the logarithm of the number of lanes: as many as their cost allows."""
+        lanes = min(self._size_bytes / _BYTES_PER_LANE, self._symbols, MAX_LANES)
+        return int(np.log2(max(lanes, 1)))
+
+
+def _encode(states: NDArray[np.uint32], event: _Symbols) -> NDArray[np.uint16]:
+    """Encodes symbols, last to first, into `states`; returns the words in the decoder's order."""
+    lanes = states.size
+    words: list[NDArray[np.uint16]] = []
+    count = event.symbols.size
+    for begin in reversed(range(0, count, lanes)):
+        symbols = event.symbols[begin : begin + lanes]
+        row = 0 if event.contexts is None else event.contexts[begin : begin + lanes]
+        frequency = event.tables.frequency[row, symbols]
+        state = states[: symbols.size]
+        # The decoder will hold less than 2^16 after this symbol where the state is this large.
+        full = (state >= frequency << (2 * _WORD_BITS - SCALE_BITS)).nonzero()[0]
+        words.append(state[full].astype(np.uint16))
+        state[full] >>= _WORD_BITS
+        quotient = state // frequency
+        state += quotient * ((1 << SCALE_BITS) - frequency) + event.tables.start[row, symbols]
+    return np.concatenate(words[::-1]) if words else np.zeros(0, np.uint16)
