@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 from support.graphs import GraphBuilder
 from trimtab.graph.clean import clean
 from trimtab.graph.count import ModelCount, count_model
+from trimtab.graph.macs import TAKEN_KEY
 
 
 def count(b: GraphBuilder, output: str) -> ModelCount:
@@ -120,17 +121,53 @@ def test_recurrent_layer_multiplies_with_both_matrices_at_each_step():
     assert counted(b, x) == [("GRU", 15 * 4 + 15 * 5 + 30, 7 * (15 * 4 + 15 * 5))]
 
 
-def test_layer_inside_of_control_flow_is_named_as_not_counted():
-    b = GraphBuilder(4)
-    kernel = b.weight(4, 5)
+def choice(b: GraphBuilder, *widths: int) -> str:
+    """An If of which each branch multiplies twice, through another number of features."""
 
-    def branch(name: str) -> onnx.GraphProto:
+    def branch(name: str, width: int) -> onnx.GraphProto:
         output = helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 5])
-        nodes = [helper.make_node("MatMul", ["x", kernel], [name])]
-        return helper.make_graph(nodes, name, [], [output])
+        nodes = [
+            helper.make_node("MatMul", ["x", b.weight(4, width)], [f"{name}_inner"]),
+            helper.make_node("MatMul", [f"{name}_inner", b.weight(width, 5)], [name]),
+        ]
+        between = helper.make_tensor_value_info(f"{name}_inner", TensorProto.FLOAT, [None, width])
+        return helper.make_graph(nodes, name, [], [output], value_info=[between])
 
     positive = b.op("Greater", b.op("ReduceMean", "x", keepdims=0), b.constant(0, np.float32))
-    x = b.op("If", positive, then_branch=branch("yes"), else_branch=branch("no"))
-    found = count(b, x)
-    assert [(layer.operator, layer.macs) for layer in found.layers] == [("If", None)]
-    assert (found.parameters, found.uncounted) == (4 * 5 + 1, (found.layers[0].name,))
+    branches = [branch(name, width) for name, width in zip(("yes", "no"), widths, strict=True)]
+    return b.op("If", positive, then_branch=branches[0], else_branch=branches[1])
+
+
+def test_of_a_choice_the_branch_that_costs_more_counts():
+    b = GraphBuilder(4)
+    found = count(b, choice(b, 6, 3))
+    assert [(layer.operator, layer.macs) for layer in found.layers] == [("If", 6 * (4 + 5))]
+    assert found.parameters == (6 + 3) * (4 + 5) + 1
+
+
+def test_of_a_measured_choice_the_average_counts():
+    b = GraphBuilder(4)
+    model = b.build(choice(b, 6, 3))
+    node = next(node for node in model.graph if node.op_type == "If")
+    node.metadata_props[TAKEN_KEY] = "0.25"
+    assert count_model(model).macs == 34  # of 0.25 * 54 + 0.75 * 27
+
+
+def test_heads_that_are_merged_with_the_batch_count_each():
+    b = GraphBuilder(6, 8)
+    heads = b.op("Reshape", b.op("Transpose", "x", perm=[1, 0, 2]), b.constant([6, -1, 4]))
+    heads = b.op("Transpose", heads, perm=[1, 0, 2])
+    x = b.op("MatMul", heads, b.op("Transpose", heads, perm=[0, 2, 1]))
+    assert counted(b, x) == [("MatMul", 0, 2 * 6 * 6 * 4)]
+
+
+def test_a_free_length_counts_as_one_that_is_named():
+    b = GraphBuilder("time", 4)
+    found = count(b, b.op("MatMul", "x", b.weight(4, 8)))
+    assert (found.macs, found.assumed, found.uncounted) == (128 * 4 * 8, {"time": 128}, ())
+
+
+def test_steps_may_come_before_the_batch():
+    b = GraphBuilder(6, 4)
+    x = b.op("MatMul", b.op("Transpose", "x", perm=[1, 0, 2]), b.weight(4, 8))
+    assert counted(b, x) == [("MatMul", 32, 6 * 4 * 8)]

@@ -21,7 +21,7 @@ CLASSES = 5
 class GraphBuilder:
     """Builds a graph from the input on; every method returns the name of what it made."""
 
-    def __init__(self, *input_shape: int, seed: int = 0) -> None:
+    def __init__(self, *input_shape: int | str, seed: int = 0) -> None:
         self.rng = np.random.default_rng(seed)
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []

@@ -82,6 +82,9 @@ def _print_layers(count: ModelCount) -> None:
             for layer in count.layers
         ),
     )
+    if count.assumed:
+        lengths = ", ".join(f"{name} = {length}" for name, length in count.assumed.items())
+        typer.echo(f"counted with {lengths}, which the model leaves free")
     if count.uncounted:
         typer.echo(
             f"not in the total, because shapes or rounds are unknown: {', '.join(count.uncounted)}"

@@ -6,7 +6,6 @@ matrix products do. Element-wise operators, pooling and activations count none, 
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import msgspec
@@ -15,6 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trimtab.graph.access import attribute, constant, shape_of
+from trimtab.graph.macs import SampleShapes, macs, multiplies, with_free_lengths
 
 
 class LayerCount(msgspec.Struct, kw_only=True, frozen=True):
@@ -43,11 +43,13 @@ class ModelCount(msgspec.Struct, kw_only=True, frozen=True):
             shapes, axes, scales and zero points are left out.
         nonzero_parameters: Those that are not zero. Zeros save nothing in memory or in the file,
             only on the wire.
-        macs: For a batch of one, zeros multiplied like any other weight; of early exits, which
-            branch an If takes, the measured average.
+        macs: For a batch of one, zeros multiplied like any other weight; of an If, the branch that
+            costs more or, for early exits, the measured average.
         weight_bytes: What the counted initializers take in memory as stored.
         layers: Those that do multiply-accumulates, in graph order.
         uncounted: Names of layers whose shapes are unknown, so that `macs` lacks them.
+        assumed: Lengths that the model leaves free, such as that of a sequence, and with what
+            numbers `macs` was counted.
     """
 
     parameters: int
@@ -56,11 +58,17 @@ class ModelCount(msgspec.Struct, kw_only=True, frozen=True):
     weight_bytes: int
     layers: tuple[LayerCount, ...]
     uncounted: tuple[str, ...]
+    assumed: dict[str, int] = {}
 
 
 def count_model(model: ir.Model) -> ModelCount:
     """Counts `model`, whose shapes must have been inferred."""
-    layers = [_layer(node) for node in model.graph if _multiplies(node)]
+    nodes = [node for node in model.graph if multiplies(node)]
+    shapes = SampleShapes(model.graph)
+    counts, assumed = [macs(node, shapes) for node in nodes], dict[str, int]()
+    if None in counts:
+        counts, assumed = _counts_with_free_lengths(model, counts)
+    layers = [_layer(node, count) for node, count in zip(nodes, counts, strict=True)]
     graphs = (model.graph, *model.graph.subgraphs())
     stored = (value for graph in graphs for value in graph.initializers.values())
     weights = [value for value in stored if _is_weight(value)]
@@ -71,7 +79,19 @@ def count_model(model: ir.Model) -> ModelCount:
         weight_bytes=sum(value.const_value.nbytes for value in weights if value.const_value),
         layers=tuple(layers),
         uncounted=tuple(layer.name for layer in layers if layer.macs is None),
+        assumed=assumed,
     )
+
+
+def _counts_with_free_lengths(
+    model: ir.Model, counts: list[int | None]
+) -> tuple[list[int | None], dict[str, int]]:
+    """Counts again with numbers for lengths that the model leaves free, if there are any."""
+    fixed, lengths = with_free_lengths(model)
+    if not lengths:
+        return counts, {}
+    shapes = SampleShapes(fixed.graph)
+    return [macs(node, shapes) for node in fixed.graph if multiplies(node)], lengths
 
 
 _QUANTIZATION = {"QuantizeLinear", "DequantizeLinear"}
@@ -119,27 +139,14 @@ def _spread(zero: NDArray[Any], shape: tuple[int, ...], node: ir.Node) -> NDArra
     return np.take(repeated, np.arange(shape[axis]), axis=axis)
 
 
-def _multiplies(node: ir.Node) -> bool:
-    """Says whether a node does multiply-accumulates, itself or in a graph that it carries."""
-    if node.op_type in _MACS and node.op_type != "If":
-        return True
-    graphs = [attr for attr in node.attributes.values() if attr.type == ir.AttributeType.GRAPH]
-    return any(_multiplies(inner) for attr in graphs for inner in attr.as_graph())
-
-
-TAKEN_KEY = "trimtab.taken"
-"""Where an If says how often its `then_branch` was measured to run, as a share of samples."""
-
-
-def _layer(node: ir.Node) -> LayerCount:
-    output = shape_of(node.outputs[0])
+def _layer(node: ir.Node, count: int | None) -> LayerCount:
     parameters = sum(_size(source) for source in map(_weight_source, node.inputs) if source)
     return LayerCount(
         name=node.name or node.outputs[0].name or "",
         operator=node.op_type,
-        output_shape=output,
+        output_shape=shape_of(node.outputs[0]),
         parameters=parameters,
-        macs=_MACS[node.op_type](node, output) if node.op_type in _MACS else None,
+        macs=count,
     )
 
 
@@ -150,80 +157,3 @@ def _weight_source(value: ir.Value | None) -> ir.Value | None:
         if producer is not None and producer.op_type == operator:
             value = producer.inputs[0]
     return value if value is not None and constant(value) is not None else None
-
-
-def _elements(shape: tuple[int | None, ...] | None) -> int | None:
-    """Returns the elements of one sample: the batch counts as one.
-
-    It is the free dimension, as in [steps, batch, features], or axis 0.
-    """
-    if shape is None or shape.count(None) > 1:
-        return None
-    return prod(dim for dim in (shape if None in shape else shape[1:]) if dim is not None)
-
-
-def _conv(node: ir.Node, output: tuple[int | None, ...] | None) -> int | None:
-    # W is [out, in / group, *kernel]: every output element sums over all but the first axis.
-    weight, elements = shape_of(node.inputs[1]), _elements(output)
-    if weight is None or elements is None or None in weight:
-        return None
-    return elements * prod(dim for dim in weight[1:] if dim is not None)
-
-
-def _conv_transpose(node: ir.Node, output: tuple[int | None, ...] | None) -> int | None:
-    # W is [in, out / group, *kernel]: every input element goes to all but the first axis.
-    weight, elements = shape_of(node.inputs[1]), _elements(shape_of(node.inputs[0]))
-    if output is None or weight is None or elements is None or None in weight:
-        return None
-    return elements * prod(dim for dim in weight[1:] if dim is not None)
-
-
-def _matmul(node: ir.Node, output: tuple[int | None, ...] | None) -> int | None:
-    left, elements = shape_of(node.inputs[0]), _elements(output)
-    if left is None or elements is None:
-        return None
-    transposed = node.op_type == "Gemm" and attribute(node, "transA", 0)
-    inner = left[0] if transposed else left[-1]
-    return None if inner is None else elements * inner
-
-
-def _recurrent(node: ir.Node, _output: tuple[int | None, ...] | None) -> int | None:
-    # W is [directions, gates * hidden, in], R [directions, gates * hidden, hidden]: each step
-    # multiplies with all of both. X is [steps, batch, in], or [batch, steps, in] in layout 1.
-    shapes = [shape_of(value) for value in node.inputs[:3]]
-    if any(shape is None for shape in shapes):
-        return None
-    data, weight, recurrent = (shape or () for shape in shapes)
-    steps: int | None = data[attribute(node, "layout", 0)]
-    if steps is None or None in weight or None in recurrent:
-        return None
-    return steps * (
-        prod(dim for dim in weight if dim is not None)
-        + prod(dim for dim in recurrent if dim is not None)
-    )
-
-
-def _if(node: ir.Node, _output: tuple[int | None, ...] | None) -> int | None:
-    # How often the body of a Loop runs, and which branch of an If, shows on the device only, unless
-    # it was measured.
-    if TAKEN_KEY not in node.metadata_props:
-        return None
-    taken = float(node.metadata_props[TAKEN_KEY])
-    total = 0.0
-    for name, share in (("then_branch", taken), ("else_branch", 1 - taken)):
-        inside = [_layer(n).macs for n in node.attributes[name].as_graph() if _multiplies(n)]
-        known = [macs for macs in inside if macs is not None]
-        if len(known) < len(inside):
-            return None
-        total += share * sum(known)
-    return round(total)
-
-
-_MACS = {
-    "If": _if,
-    "Conv": _conv,
-    "ConvTranspose": _conv_transpose,
-    "MatMul": _matmul,
-    "Gemm": _matmul,
-    **dict.fromkeys(("GRU", "LSTM", "RNN"), _recurrent),
-}

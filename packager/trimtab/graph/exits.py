@@ -18,7 +18,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trimtab.graph.access import add_initializer
-from trimtab.graph.count import TAKEN_KEY, count_model
+from trimtab.graph.count import count_model
+from trimtab.graph.macs import TAKEN_KEY
 
 Array = NDArray[Any]
 
