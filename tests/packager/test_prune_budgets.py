@@ -201,11 +201,24 @@ def test_allocation_meets_what_can_be_met(sizes: list[int], share: float, seed: 
     assert abs(sum(counts) - max(target, len(sizes))) <= 0.5 + 1e-9
 
 
-def test_what_was_measured_never_falls() -> None:
-    damage = Damage(counts=(8, 4, 2), losses=(0.0, 0.3, 0.1))
-    assert [damage.at(count) for count in (8, 6, 4, 3, 2)] == pytest.approx(
-        [0, 0.15, 0.3, 0.3, 0.3]
-    )
+def test_a_loss_rises_with_what_is_gone_per_kept() -> None:
+    damage = Damage(counts=(8, 4, 2), losses=(0.0, 0.3, 1.5))
+    assert damage.at(8) == 0
+    assert damage.at(4) == pytest.approx(0.3)
+    assert damage.at(2) == pytest.approx(1.5)
+    assert damage.at(6) == pytest.approx(0.1)  # a third of what 4 gone for 4 cost
+    assert damage.at(1) == pytest.approx(3.5)
+    assert Damage(counts=(8,), losses=(0.0,)).at(8) == 0
+
+
+def test_losses_that_stop_to_rise_empty_no_group() -> None:
+    saturated = Damage(counts=(16, 12, 8, 4), losses=(0.0, 0.8, 0.9, 0.9))
+    mild = Damage(counts=(16, 12, 8, 4), losses=(0.0, 0.1, 0.2, 0.3))
+    allowed = [tuple(range(1, 17))] * 2
+    kept = allocate([saturated, mild], allowed, lambda c: float(sum(c)), 16)
+    assert kept[0] > kept[1] >= 3
+    losses = [saturated.at(count) for count in range(16, 0, -1)]
+    assert losses == sorted(losses)
 
 
 @pytest.mark.slow

@@ -25,12 +25,20 @@ class Damage:
     losses: tuple[float, ...]
 
     def at(self, count: int) -> float:
-        """Return the loss at a count: between measured ones on a line, and never falling.
+        """Return the loss at a count.
 
-        Chance may make a smaller model look better; nothing is built on that.
+        It is measured as a rate: the loss for each channel gone per channel kept. Between measured
+        counts the rate lies on a line, and with fewer channels it never falls. So chance makes no
+        smaller model better; and where a measured loss stops to rise, because answers that are all
+        wrong get no worse, the rest of the group is not free. It would be emptied.
         """
-        losses = np.maximum.accumulate(self.losses)
-        return float(np.interp(count, self.counts[::-1], losses[::-1]))
+        whole, *measured = self.counts
+        if not measured or count == whole:
+            return 0.0
+        odds = [(whole - each) / each for each in measured]
+        rates = np.maximum.accumulate(np.divide(self.losses[1:], odds))
+        gone_per_kept = (whole - count) / count
+        return float(np.interp(gone_per_kept, odds, rates)) * gone_per_kept
 
 
 def allocate(
