@@ -115,6 +115,25 @@ def test_int8_file_computes_what_the_graph_does_with_integer_kernels(name):
     assert result.cosine > 0.99
 
 
+def listener() -> ir.Model:
+    """A convolution in front of a GRU, which stays float: int8 values meet its float weights."""
+    b = TrainedLike(4, 16)
+    x = b.op("Transpose", b.conv_relu("x", 4, 8, rank=1), perm=[2, 0, 1])
+    gates = [b.weight(1, 18, size) for size in (8, 6)]
+    b.op("GRU", x, *gates, b.weight(1, 36), outputs=2, hidden_size=6, linear_before_reset=1)
+    last = b.op("Squeeze", b.nodes[-1].output[1], b.constant([0]))
+    return b.build(b.dense(last, 6, 5))
+
+
+def test_int8_meets_a_recurrent_layer():
+    model = clean(listener())
+    samples = Samples(model)
+    quantized = apply(model, QuantizeInt8(calibration_samples=64), samples)
+    (data,) = samples.calibration(16, 1)
+    result = compare(lowered(quantized).run(data), run_graph(quantized, [data])[0])
+    assert result.relative_error < 0.1
+
+
 def pictures_from_keras() -> ir.Model:
     """Channels last at the input and where the map is flattened."""
     b = TrainedLike(8, 8, 3)

@@ -153,7 +153,7 @@ def _layer(
     for index, weights in enumerate(_directions(call, activations)):
         states = tuple(_initial(call, at, index, data, weights.hidden) for at in initial)
         bias, cell = make(weights)
-        inputs = tf.matmul(data, weights.kernel) + bias
+        inputs = _product(data, weights.kernel) + bias
         backward = index == 1 or call.attribute("direction", "forward") == "reverse"
         sequence, final = run_steps(cell, inputs, states, lengths, backward=backward)
         outputs.append(sequence)
@@ -162,6 +162,20 @@ def _layer(
     state_order = (1, 0, 2) if batch_first else (0, 1, 2)
     stacked = [Laid(tf.stack(state), state_order) for state in zip(*finals, strict=True)]
     return Laid(tf.stack(outputs, 1), order), stacked
+
+
+def _product(data: Any, kernel: Any) -> Any:
+    """Returns `[time, batch, input] @ [input, gates]`, of matrices.
+
+    TFLite's converter writes a file that does not load if int8 values meet float weights in a
+    product of more dimensions (TensorFlow 2.21).
+    """
+    import tensorflow as tf
+
+    sizes = [-1 if size is None else size for size in data.shape[:2]]
+    lead = sizes if sizes.count(-1) < 2 else tf.unstack(tf.shape(data)[:2])
+    flat = tf.matmul(tf.reshape(data, (-1, kernel.shape[0])), kernel)
+    return tf.reshape(flat, [*lead, kernel.shape[1]])
 
 
 def _initial(call: Call, position: int, direction: int, data: Any, hidden: int) -> Any:
