@@ -17,11 +17,20 @@ def outputs(model: ir.Model) -> np.ndarray:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options)
-    source = session.get_inputs()[0]
-    x = np.random.default_rng(7).normal(size=(3, *source.shape[1:])).astype(np.float32)
-    if "int" in source.type:
-        x = np.abs(x * 3).astype(np.int64)
-    return session.run(None, {source.name: x})[0]
+    given = zip(session.get_inputs(), inputs_for(model), strict=True)
+    return session.run(None, {entry.name: array for entry, array in given})[0]
+
+
+def inputs_for(model: ir.Model, samples: int = 3, free: int = 7) -> list[np.ndarray]:
+    """Random inputs, one array each; of a free length beside the batch, `free` elements."""
+    random = np.random.default_rng(7)
+    arrays = []
+    for value in model.graph.inputs:
+        dims = [dim if isinstance(dim, int) else free for dim in value.shape][1:]
+        x = random.normal(size=(samples, *dims)).astype(np.float32)
+        is_index = value.dtype is not None and value.dtype.is_integer()
+        arrays.append(np.abs(x * 3).astype(np.int64) if is_index else x)
+    return arrays
 
 
 def masked(model: ir.Model, dependencies: Dependencies, dropped: list[int]) -> ir.Model:

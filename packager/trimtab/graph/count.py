@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trimtab.graph.access import attribute, constant, shape_of
-from trimtab.graph.macs import SampleShapes, macs, multiplies, with_free_lengths
+from trimtab.graph.macs import SampleShapes, free_lengths, macs, multiplies, with_lengths
 
 
 class LayerCount(msgspec.Struct, kw_only=True, frozen=True):
@@ -64,7 +64,7 @@ class ModelCount(msgspec.Struct, kw_only=True, frozen=True):
 def count_model(model: ir.Model) -> ModelCount:
     """Counts `model`, whose shapes must have been inferred."""
     nodes = [node for node in model.graph if multiplies(node)]
-    shapes = SampleShapes(model.graph)
+    shapes = SampleShapes(model.graph, {})
     counts, assumed = [macs(node, shapes) for node in nodes], dict[str, int]()
     if None in counts:
         counts, assumed = _counts_with_free_lengths(model, counts)
@@ -87,11 +87,16 @@ def _counts_with_free_lengths(
     model: ir.Model, counts: list[int | None]
 ) -> tuple[list[int | None], dict[str, int]]:
     """Counts again with numbers for lengths that the model leaves free, if there are any."""
-    fixed, lengths = with_free_lengths(model)
+    lengths = free_lengths(model)
     if not lengths:
         return counts, {}
-    shapes = SampleShapes(fixed.graph)
-    return [macs(node, shapes) for node in fixed.graph if multiplies(node)], lengths
+    shapes = SampleShapes(model.graph, lengths)
+    counts = [macs(node, shapes) for node in model.graph if multiplies(node)]
+    if None in counts:  # as behind convolutions, whose lengths have no formula
+        fixed = with_lengths(model, lengths)
+        shapes = SampleShapes(fixed.graph, lengths)
+        counts = [macs(node, shapes) for node in fixed.graph if multiplies(node)]
+    return counts, lengths
 
 
 _QUANTIZATION = {"QuantizeLinear", "DequantizeLinear"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 
 import onnx_ir as ir
@@ -22,54 +23,62 @@ Shape = tuple[int | None, ...]
 
 
 class SampleShapes:
-    """Shapes of a graph's values for one sample; None stands for what stays unknown."""
+    """Shapes of a graph's values for one sample; None stands for what stays unknown.
 
-    def __init__(self, graph: ir.Graph) -> None:
+    Args:
+        graph: The graph.
+        lengths: Numbers for free dimensions other than the batch, by name.
+    """
+
+    def __init__(self, graph: ir.Graph, lengths: Mapping[str, int]) -> None:
         self._formulas = Formulas(graph)
+        self._lengths = {**lengths, BATCH: 1}
 
     def of(self, value: ir.Value | None) -> Shape | None:
         """Returns the shape of a value, also of one inside control flow."""
         lengths = self._formulas.shape(value)
         if lengths is not None:
-            return tuple(_for_one(length) for length in lengths)
+            return tuple(self._number(length) for length in lengths)
         # Inside a branch only names are known. There too it is axis 0 that counts the samples.
         shape = shape_of(value)
         return None if shape is None else tuple(1 if i == 0 else d for i, d in enumerate(shape))
 
+    def _number(self, length: Length | int) -> int | None:
+        if isinstance(length, int):
+            return length
+        total = 0
+        for product, factor in length.terms:
+            known = [self._lengths.get(name) for name in product]
+            if None in known:
+                return None
+            total += factor * prod(number for number in known if number is not None)
+        return total
 
-def _for_one(length: Length | int) -> int | None:
-    """Returns a length for a batch of one, None where it depends on more."""
-    if isinstance(length, int):
-        return length
-    if any(name != BATCH for product, _ in length.terms for name in product):
-        return None
-    return sum(factor for _, factor in length.terms)
 
-
-def with_free_lengths(model: ir.Model) -> tuple[ir.Model, dict[str, int]]:
-    """Returns a copy for one sample in which free lengths are numbers, and what they are.
-
-    Args:
-        model: A model whose inputs have free dimensions beside the batch.
-    """
+def free_lengths(model: ir.Model) -> dict[str, int]:
+    """Returns numbers to count with for free dimensions of the inputs, without the batch."""
     lengths: dict[str, int] = {}
+    for value in model.graph.inputs:
+        for axis, dim in enumerate(value.shape or ()):
+            if not isinstance(dim, int):
+                name = free_length(value, axis).terms[0][0][0]
+                is_image = value.shape is not None and len(value.shape) > 3
+                lengths.setdefault(name, _PIXELS if is_image else _STEPS)
+    lengths.pop(BATCH, None)
+    return lengths
+
+
+def with_lengths(model: ir.Model, lengths: Mapping[str, int]) -> ir.Model:
+    """Returns a copy for one sample in which free dimensions of the inputs are numbers."""
     result = model.clone()
     for value in result.graph.inputs:
-        dims: list[int] = []
-        for axis, dim in enumerate(value.shape or ()):
-            if isinstance(dim, int):
-                dims.append(dim)
-                continue
-            name = free_length(value, axis).terms[0][0][0]
-            if name == BATCH:
-                dims.append(1)
-            else:
-                image = value.shape is not None and len(value.shape) > 3
-                dims.append(lengths.setdefault(name, _PIXELS if image else _STEPS))
-        if value.shape is not None:
-            value.shape = ir.Shape(dims)
+        dims = [
+            dim if isinstance(dim, int) else lengths.get(free_length(value, axis).terms[0][0][0], 1)
+            for axis, dim in enumerate(value.shape or ())
+        ]
+        value.shape = None if value.shape is None else ir.Shape(dims)
     infer_shapes(result)
-    return result, lengths
+    return result
 
 
 def multiplies(node: ir.Node) -> bool:

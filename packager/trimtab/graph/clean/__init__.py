@@ -27,6 +27,7 @@ from trimtab.graph.clean.scaling import fold_scaling, split_batch_norm
 from trimtab.graph.clean.singleton import cancel_squeezes, sink_unsqueeze
 from trimtab.graph.clean.transposes import cancel_transposes, drop_identities
 from trimtab.graph.clean.zero_states import drop_zero_states
+from trimtab.graph.shapes import name_lengths
 
 _PASSES = (
     lift_constants,
@@ -85,6 +86,7 @@ def clean(model: ir.Model) -> ir.Model:
     infer_shapes(model)
     _recall_output_shapes(model, declared)
     _name_batch(model)
+    name_lengths(model)
     return model
 
 

@@ -8,7 +8,10 @@ import onnx_ir as ir
 from trimtab.graph.access import add_initializer, constant, replace_value
 from trimtab.graph.clean.input_lengths import from_inputs
 from trimtab.graph.shapes import Formulas, Length, Lengths
-from trimtab.graph.shapes.shape_rules import ELEMENTWISE
+from trimtab.graph.shapes.shape_rules import ELEMENTWISE, UNARY
+
+_DEPTH = 8
+"""Between a mask and the scores that it is for lie a few operators."""
 
 _COMPUTED = frozenset({"Shape", "Size", "ConstantOfShape", "Reshape", "Expand"})
 
@@ -27,8 +30,8 @@ def fold_shapes(model: ir.Model) -> bool:
     for node in list(model.graph):
         if _fold_numbers(model, node, known) or _drop_unchanging(model, node, known):
             changed = True
-        elif node.op_type == "Expand":
-            changed |= _shorten_target(model, node, known)
+        elif node.op_type == "Expand" and _shorten_target(model, node, known):
+            return True  # two that supply each other's lengths may not both become shorter
         elif node.op_type == "Reshape":
             changed |= _fix_target(model, node, known) or _skip_inner(model, node, known)
     return changed
@@ -84,23 +87,37 @@ def _shorten_target(model: ir.Model, node: ir.Node, known: Formulas) -> bool:
 
 def _supplied_axes(node: ir.Node, known: Formulas, rank: int) -> set[int]:
     """Returns the axes of an Expand whose length all readers have from another operand too."""
-    expanded = node.outputs[0]
-    uses = list(expanded.uses())
-    if expanded.is_graph_output() or not uses:
-        return set()
-    supplied = set(range(rank))
-    for reader in (use.node for use in uses):
-        result = known.shape(reader.outputs[0])
-        others = [known.shape(value) for value in reader.inputs if value is not expanded]
-        if reader.op_type not in ELEMENTWISE or reader.graph is not node.graph or not result:
-            return set()
-        supplied &= {
-            rank - back
-            for back in range(1, rank + 1)
-            for other in others
-            if other is not None and back <= len(other) and other[-back] == result[-back]
-        }
-    return supplied
+    return {
+        rank - back for back in range(1, rank + 1) if _is_supplied(node.outputs[0], back, known)
+    }
+
+
+def _is_supplied(value: ir.Value, back: int, known: Formulas, depth: int = 0) -> bool:
+    """Says whether nobody needs a value's length along an axis.
+
+    Args:
+        value: What may be shorter.
+        back: The axis, counted from the end, from 1.
+        known: Lengths.
+        depth: How many operators were followed so far.
+    """
+    uses = list(value.uses())
+    if value.is_graph_output() or not uses or depth > _DEPTH:
+        return False
+    return all(_reader_has_it(use.node, value, back, known, depth) for use in uses)
+
+
+def _reader_has_it(
+    reader: ir.Node, value: ir.Value, back: int, known: Formulas, depth: int
+) -> bool:
+    if reader.graph is not value.graph or reader.op_type not in ELEMENTWISE | UNARY:
+        return False
+    result = known.shape(reader.outputs[0])
+    others = (known.shape(other) for other in reader.inputs if other is not value)
+    for other in others:
+        if result and other is not None and back <= len(other) and other[-back] == result[-back]:
+            return True
+    return _is_supplied(reader.outputs[0], back, known, depth + 1)
 
 
 def _fix_target(model: ir.Model, node: ir.Node, known: Formulas) -> bool:

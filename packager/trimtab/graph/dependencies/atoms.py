@@ -66,12 +66,12 @@ class Atoms:
         self.tie(labels, np.array(FROZEN))
 
     def cause_of(self, atom: int) -> str | None:
-        """Return why an atom is kept, None if it is free."""
+        """Return why an atom is kept; None if it is free, or `FROZEN` itself."""
         while (parent := int(self._parents[atom])) != atom:
             if parent == FROZEN:
                 return self._causes[atom]
             atom = parent
-        return self.cause if atom == FROZEN else None
+        return None
 
     def _root(self, atom: np.int64) -> int:
         root = int(atom)

@@ -15,7 +15,7 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from trimtab.graph.access import constant, shape_of
+from trimtab.graph.access import attribute, constant, shape_of
 from trimtab.graph.count import count_model
 from trimtab.graph.dependencies.groups import Axis, Dependencies
 from trimtab.graph.dependencies.labels import is_parameter, name_of
@@ -110,19 +110,33 @@ _RECURRENT = {"LSTM", "GRU", "RNN"}
 
 
 def _layer_terms(node: ir.Node, macs: int) -> list[Term]:
-    """Split a layer's multiply-accumulates over its weights; products of activations have none."""
+    """Say what a layer's multiply-accumulates are proportional to."""
     inputs = [value for value in node.inputs[:3] if value is not None]
-    end = 3 if node.op_type in _RECURRENT else 2
-    weights = [value for value in inputs[:end] if is_parameter(value)]
-    if weights:
+    if node.op_type in _RECURRENT:
+        # Each step multiplies with all of both matrices.
+        weights = inputs[1:3]
         sizes = [_size(value) for value in weights]
         return [
-            Term(macs * size / sum(sizes), _all_axes(value))
+            Term(macs * size / max(sum(sizes), 1), _all_axes(value))
             for value, size in zip(weights, sizes, strict=True)
         ]
-    left, output = inputs[0], node.outputs[0]
-    summed = (name_of(left), len(left.shape or ()) - 1)
-    return [Term(macs, (*_all_axes(output), summed))]
+    if node.op_type == "ConvTranspose":
+        return [Term(macs, (*_all_axes(inputs[0]), (name_of(inputs[1]), 1)))]
+    return [Term(macs, (*_all_axes(node.outputs[0]), *_summed_axes(node, *inputs[:2])))]
+
+
+def _summed_axes(node: ir.Node, left: ir.Value, right: ir.Value) -> list[Axis]:
+    """Return what a convolution or product sums over, of the one operand that tells it."""
+    if node.op_type == "Conv":
+        return _axes(right, range(1, len(right.shape or ())))
+    if is_parameter(right):
+        rows = 1 if node.op_type == "Gemm" and attribute(node, "transB", 0) else -2
+        return _axes(right, [rows])
+    return _axes(left, [-1])
+
+
+def _axes(value: ir.Value, axes: Iterable[int]) -> list[Axis]:
+    return [(name_of(value), axis % len(value.shape or ())) for axis in axes]
 
 
 def _size(value: ir.Value) -> int:

@@ -146,9 +146,9 @@ def _cause_of_one(labels: Labels, root: int) -> str:
 def _kept(labels: Labels, axes: Mapping[Axis, LabelArray]) -> Iterator[Kept]:
     """Yield the kernels of which nothing can go."""
     for name, axis in labels.made:
-        cause = labels.atoms.cause_of(int(labels.parameters[name][axis][0]))
-        if (name, axis) not in axes and cause is not None:
-            yield Kept(name=name, cause=cause)
+        if (name, axis) not in axes:
+            cause = labels.atoms.cause_of(int(labels.parameters[name][axis][0]))
+            yield Kept(name=name, cause=cause or labels.fixed.get((name, axis), "it is kept"))
 
 
 def _vectors(labels: Labels) -> Iterator[tuple[Axis, LabelArray]]:

@@ -67,6 +67,7 @@ class Labels:
         self.parameters: dict[str, list[LabelArray]] = {}
         self.kernels: set[str] = set()
         self.made: dict[tuple[str, int], int] = {}
+        self.fixed: dict[tuple[str, int], str] = {}
         self.together: list[tuple[int, str]] = []
         self.reading: set[tuple[str, int]] = set()
 
@@ -138,6 +139,8 @@ class Labels:
         self.kernels.add(name_of(value))
         if axis is not None:
             self.made.setdefault((name_of(value), axis), channels)
+            if self.parameters[name_of(value)][axis][0] == FROZEN:
+                self.fixed[name_of(value), axis] = self.atoms.cause
 
     def add_reader(self, value: ir.Value, axis: int) -> None:
         """Record that a kernel sums over the channels along one of its axes."""

@@ -13,6 +13,7 @@ from trimtab.graph.dependencies.groups import Axis, Dependencies
 from trimtab.graph.dependencies.labels import dimensions, name_of
 from trimtab.graph.dependencies.rules_layout import slice_bounds
 from trimtab.graph.dependencies.rules_reshape import axis_by_axis
+from trimtab.graph.shapes import name_lengths
 
 Keeps = dict[Axis, npt.NDArray[np.bool_]]
 """For each axis that loses slices, which of them it keeps."""
@@ -50,6 +51,7 @@ def remove_channels(
             assert array is not None
             set_initializer(value, array.compress(keep, axis))
     infer_shapes(pruned)
+    name_lengths(pruned)
     return pruned
 
 

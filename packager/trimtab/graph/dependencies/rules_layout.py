@@ -79,6 +79,8 @@ def slice_(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
     """Cut the labels as the elements, where the bounds are constants and nothing is skipped."""
     source = labels.of(data(node))
     bounds = slice_bounds(node)
+    if not varying_axes(source):
+        return [source]
     if bounds is None:
         return None
     cuts = [slice(None)] * source.ndim

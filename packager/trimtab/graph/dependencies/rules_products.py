@@ -115,6 +115,8 @@ def _layer(
     array = labels.of(source)
     varying = varying_axes(array)
     carrying = next((axis for axis in varying if own[axis] in taken), None)
+    if carrying is None and varying and set(own) - set(taken) <= set(result):
+        return _beside(array, weight, letters, labels)
     vector = labels.tie_along(array, [axis for axis in varying if axis != carrying]).reshape(-1)
     chosen = next((letter for letter in made if sizes[letter] != 1), made[0])
     fresh = labels.atoms.create(sizes[chosen] or 0)
@@ -126,6 +128,23 @@ def _layer(
     features = prod(sizes[letter] or 0 for letter in made if letter != chosen)
     labels.add_kernel(weight, weights.index(chosen), channels=features)
     return along(fresh, result.index(chosen), len(result))
+
+
+def _beside(array: LabelArray, weight: ir.Value, letters: Letters, labels: Labels) -> LabelArray:
+    """Pass on the atoms of axes that a weight leaves alone, as of channels in a mix of steps.
+
+    What the weight itself makes is kept: an element has one atom.
+    """
+    own, result = letters.left, letters.result
+    labels.atoms.cause = "they mix steps, and channels can go there"
+    labels.set_parameter(weight, {})
+    made = letters.right.index(next(x for x in letters.right if x not in own))
+    labels.add_kernel(weight, made)
+    kept = [letter for letter in own if letter in result]
+    array = array.squeeze(tuple(axis for axis, letter in enumerate(own) if letter not in result))
+    order = sorted(range(len(kept)), key=lambda axis: result.index(kept[axis]))
+    missing = tuple(axis for axis, letter in enumerate(result) if letter not in own)
+    return np.expand_dims(array.transpose(order), missing)
 
 
 def _between_activations(

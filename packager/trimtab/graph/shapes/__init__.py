@@ -4,7 +4,7 @@
 reckons.
 """
 
-from trimtab.graph.shapes.formulas import Formulas, Lengths, free_length
+from trimtab.graph.shapes.formulas import Formulas, Lengths, free_length, name_lengths
 from trimtab.graph.shapes.lengths import Length, divided
 
-__all__ = ["Formulas", "Length", "Lengths", "divided", "free_length"]
+__all__ = ["Formulas", "Length", "Lengths", "divided", "free_length", "name_lengths"]

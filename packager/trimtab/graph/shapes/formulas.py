@@ -99,6 +99,20 @@ class Formulas:
             self.numbers[value] = array.astype(np.int64).astype(object)
 
 
+def name_lengths(model: ir.Model) -> None:
+    """Writes formulas into the inner values' shapes, such as `4*batch`, in place.
+
+    The names are what people read in a graph, and what else shape inference makes up for each free
+    length anew.
+    """
+    known = Formulas(model.graph)
+    for node in model.graph:
+        for value in node.outputs:
+            lengths = known.shape(value)
+            if lengths is not None and not value.is_graph_output():
+                value.shape = ir.Shape([n if isinstance(n, int) else str(n) for n in lengths])
+
+
 def free_length(value: ir.Value, axis: int) -> Length:
     """Returns the formula of a free dimension: its name, or its place where it has none."""
     name = getattr(value.shape[axis], "value", None) if value.shape is not None else None

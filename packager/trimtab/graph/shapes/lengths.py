@@ -74,8 +74,9 @@ class Length:
         return all(factor > 0 for _, factor in self.terms)
 
     def __str__(self) -> str:
-        """Returns the formula as text."""
-        return " + ".join("*".join([str(factor), *product]) for product, factor in self.terms)
+        """Returns the formula as text, such as `4*batch + 1`."""
+        parts = [(*([str(factor)] if factor != 1 or not p else []), *p) for p, factor in self.terms]
+        return " + ".join("*".join(part) for part in reversed(parts))
 
 
 def divided(length: Length | int, by: Length | int) -> Length | int | None:

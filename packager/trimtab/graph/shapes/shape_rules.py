@@ -20,6 +20,10 @@ def _same(node: ir.Node, known: Formulas) -> list[Lengths] | None:
     return None if shape is None else [shape] * len(node.outputs)
 
 
+def _normalised(node: ir.Node, known: Formulas) -> list[Lengths] | None:
+    return _same(node, known) if len(node.outputs) == 1 else None
+
+
 def broadcast(*shapes: Lengths) -> Lengths | None:
     """Returns the shape that operands broadcast to, or None where it cannot be proved."""
     rank = max(map(len, shapes))
@@ -114,8 +118,10 @@ def _gather(node: ir.Node, known: Formulas) -> list[Lengths] | None:
 def _slice(node: ir.Node, known: Formulas) -> list[Lengths] | None:
     source = known.shape(node.inputs[0])
     bounds = [known.integers(value) for value in node.inputs[1:]]
-    if source is None or len(bounds) < 2 or any(bound is None for bound in bounds):
+    if source is None or len(bounds) < 2:
         return None
+    if any(bound is None for bound in bounds):
+        return _beginning(node, source, known)
     starts, ends, *more = (bound or [] for bound in bounds)
     axes = more[0] if more else list(range(len(starts)))
     steps = more[1] if len(more) > 1 else [1] * len(starts)
@@ -129,6 +135,24 @@ def _slice(node: ir.Node, known: Formulas) -> list[Lengths] | None:
     return [tuple(result)]
 
 
+def _beginning(node: ir.Node, source: Lengths, known: Formulas) -> list[Lengths] | None:
+    """Knows the beginning of a table, as of positions, in the length of an input.
+
+    The table is taken to be long enough: what adds its rows to an input fails if it is not.
+    """
+    start, end = known.integers(node.inputs[1]), known.of(node.inputs[2])
+    axes = known.integers(node.inputs[3]) if len(node.inputs) > 3 else [0]
+    table = node.inputs[0]
+    if table is None or not table.is_initializer() or start != [0] or not axes or end is None:
+        return None
+    length = end.flat[0]
+    steps = known.integers(node.inputs[4]) if len(node.inputs) > 4 else [1]
+    if end.size != 1 or steps != [1] or not isinstance(length, Length):
+        return None
+    axis = axes[0] % len(source)
+    return [(*source[:axis], length, *source[axis + 1 :])] if length.is_length else None
+
+
 def _is_whole(start: int, end: int, step: int) -> bool:
     """Says whether a Slice of any length takes all of it, perhaps turned round."""
     if step == 1:
@@ -138,10 +162,18 @@ def _is_whole(start: int, end: int, step: int) -> bool:
 
 def _split(node: ir.Node, known: Formulas) -> list[Lengths] | None:
     source = known.shape(node.inputs[0])
-    sizes = integers(node, 1, "split")
-    if source is None or sizes is None:
+    if source is None:
         return None
     axis = attribute(node, "axis", 0) % len(source)
+    given, length = integers(node, 1, "split"), source[axis]
+    if given is not None:
+        sizes = list(given)
+    elif isinstance(length, int):
+        most = -(-length // len(node.outputs))  # only the last part may be shorter
+        rest = length - most * (len(node.outputs) - 1)
+        sizes = [most] * (len(node.outputs) - 1) + [rest]
+    else:
+        return None
     return [(*source[:axis], size, *source[axis + 1 :]) for size in sizes]
 
 
@@ -212,20 +244,31 @@ def _batch_stays(node: ir.Node, known: Formulas) -> list[Lengths] | None:
     return [(source[0], *rest[1:])]
 
 
+UNARY = frozenset(
+    {
+        *("Identity", "Cast", "Relu", "LeakyRelu", "Sigmoid", "Tanh", "Erf", "Exp", "Log", "Sqrt"),
+        *("Neg", "Abs", "Reciprocal", "Floor", "Ceil", "Round", "Sign", "Not", "Softplus", "Cos"),
+        *("HardSigmoid", "HardSwish", "Elu", "Selu", "Celu", "Gelu", "Mish", "Swish", "Clip"),
+        *("Sin", "Softsign", "ThresholdedRelu", "IsNaN"),
+    }
+)
+"""Operators that work on each element of one input apart."""
+
 _KEEPS_SHAPE = (
-    *("Identity", "Cast", "Relu", "LeakyRelu", "Sigmoid", "Tanh", "Erf", "Exp", "Log", "Sqrt"),
-    *("Neg", "Abs", "Reciprocal", "Floor", "Ceil", "Round", "Sign", "Not", "Softplus", "Softsign"),
-    *("HardSigmoid", "HardSwish", "Elu", "Selu", "Celu", "Gelu", "Mish", "Swish", "Clip", "Sin"),
     *("Softmax", "LogSoftmax", "LpNormalization", "BatchNormalization", "InstanceNormalization"),
-    *("GroupNormalization", "RMSNormalization", "Cos", "PRelu", "CumSum", "Dropout", "IsNaN"),
-    *("QuantizeLinear", "DequantizeLinear", "ThresholdedRelu", "Trilu"),
+    *("GroupNormalization", "RMSNormalization", "PRelu", "CumSum", "Dropout", "Trilu"),
+    *("QuantizeLinear", "DequantizeLinear"),
 )
-ELEMENTWISE = (
-    *("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "Mod", "Where", "Equal"),
-    *("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Xor"),
+ELEMENTWISE = frozenset(
+    {
+        *("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "Mod", "Where", "Equal"),
+        *("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Xor"),
+    }
 )
+"""Operators whose operands broadcast."""
 
 SHAPE_RULES: dict[str, ShapeRule] = {
+    **dict.fromkeys(UNARY, _same),
     **dict.fromkeys(_KEEPS_SHAPE, _same),
     **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"), _reduce),
@@ -238,6 +281,7 @@ SHAPE_RULES: dict[str, ShapeRule] = {
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
+    "LayerNormalization": _normalised,
     "Gemm": _gemm,
     "MatMul": _matmul,
     "Range": _range,
