@@ -71,7 +71,15 @@ def perceptron() -> ir.Model:
     return b.build(b.op("MatMul", x, b.weight(16, 5)))
 
 
+def shared() -> ir.Model:
+    """One convolution read twice, over inputs of different ranges, as in a Siamese network."""
+    b = TrainedLike(8, 12, 12)
+    weight, bias = b.weight(8, 8, 3, 3), b.weight(8)
+    x = b.op("Relu", b.op("Conv", "x", weight, bias, pads=[1, 1, 1, 1]))
+    return b.classifier(b.op("Relu", b.op("Conv", x, weight, bias, pads=[1, 1, 1, 1])), 8)
+
+
 GRAPHS: dict[str, Callable[[], ir.Model]] = {
     make.__name__: make
-    for make in (residual, concat, depthwise, pooling, one_dimensional, perceptron)
+    for make in (residual, concat, depthwise, pooling, one_dimensional, perceptron, shared)
 }

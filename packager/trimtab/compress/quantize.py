@@ -273,7 +273,8 @@ def _replace_by_constant(
         add_initializer(graph, f"{old.name}_zero_point", np.zeros(scales.shape, codes.dtype)),
     ]
     attributes = {} if axis is None else {"axis": axis}
-    to_real = ir.node("DequantizeLinear", operands, attributes, name=f"{old.name}_dequantize")
+    name = f"{operands[0].name}_dequantize"  # is free: layers may share a weight
+    to_real = ir.node("DequantizeLinear", operands, attributes, name=name)
     real = to_real.outputs[0]
     real.shape, real.dtype = old.shape, ir.DataType.FLOAT
     graph.insert_before(node, to_real)
