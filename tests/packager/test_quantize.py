@@ -18,6 +18,7 @@ from support.quant_graphs import GRAPHS, TrainedLike, concat, perceptron, poolin
 from trimtab.compress.placement import quantized_groups
 from trimtab.compress.quantize import QuantizeInt8, apply
 from trimtab.errors import DataError, ModelError
+from trimtab.graph.access import add_initializer, replace_value
 from trimtab.graph.run import run_graph
 
 names = pytest.mark.parametrize("name", GRAPHS)
@@ -216,6 +217,24 @@ def test_dead_input_gives_a_finite_model():
 def test_without_data_the_message_says_how_to_give_it():
     with pytest.raises(DataError, match="give a data file with --data"):
         apply(residual(), QuantizeInt8(), SimpleNamespace(dataset=None, seed=0))
+
+
+def test_weights_shared_by_two_layers_are_quantized_for_each():
+    weights = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    model = ir.from_onnx_text(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        twins (float[N, 4] x) => (float[N, 4] y) {
+            once = Gemm (x, w, b)
+            y = Gemm (once, w, b)
+        }"""
+    )
+    for name, array in (("w", weights), ("b", weights[0])):
+        free = next(value for value in model.graph[0].inputs if value.name == name)
+        set_to = add_initializer(model.graph, f"{name}_shared", array)
+        replace_value(free, set_to)
+    result = quantized(model)
+    samples = held_out(model)
+    assert cosine(run_graph(result, samples)[0], run_graph(model, samples)[0]) > 0.99
 
 
 def test_a_quantized_model_is_refused():
