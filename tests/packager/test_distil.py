@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from support.quant_graphs import TrainedLike
+from trimtab.compress.context import Context
 from trimtab.compress.distil import Distil, Feature, apply
 from trimtab.compress.student import Student, draw_weights, make_student
 from trimtab.errors import DataError, ModelError, RecipeError
@@ -51,12 +52,12 @@ def encoder(layers: int = 4, norm: bool = True) -> ir.Model:
     return clean(b.build(b.op("MatMul", pooled, b.weight(8, 5))))
 
 
-def context(teacher: ir.Model, labels: bool = False, count: int = 600) -> SimpleNamespace:
+def context(teacher: ir.Model, labels: bool = False, count: int = 600) -> Context:
     shape = [dim for dim in teacher.graph.inputs[0].shape if isinstance(dim, int)]
     x = np.random.default_rng(1).normal(size=(count, *shape)).astype(np.float32)
     y = run_graph(teacher, [x])[0].argmax(axis=1) if labels else None
     split = Split(inputs=(x,), labels=y)
-    return SimpleNamespace(
+    return Context(
         dataset=Dataset(source="noise", train=split, test=split),
         teacher=teacher,
         profile=SimpleNamespace(channel_multiple=SimpleNamespace(value=4)),
@@ -65,13 +66,13 @@ def context(teacher: ir.Model, labels: bool = False, count: int = 600) -> Simple
     )
 
 
-def distance(model: ir.Model, surroundings: SimpleNamespace) -> float:
+def distance(model: ir.Model, surroundings: Context) -> float:
     x = surroundings.dataset.test.inputs
     teacher = run_graph(surroundings.teacher, x)[0]
     return float(np.square(run_graph(model, x)[0] - teacher).mean() / teacher.var())
 
 
-def disagreement(model: ir.Model, surroundings: SimpleNamespace) -> float:
+def disagreement(model: ir.Model, surroundings: Context) -> float:
     x = surroundings.dataset.test.inputs
     classes = [run_graph(m, x)[0].argmax(axis=1) for m in (model, surroundings.teacher)]
     return float((classes[0] != classes[1]).mean())
@@ -268,3 +269,20 @@ def test_a_student_must_answer_in_the_same_terms(tmp_path):
     step = Distil(student=Student(path=str(tmp_path / "logits.onnx")))
     with pytest.raises(ModelError, match="ends in neither Softmax nor Sigmoid, the original's in"):
         apply(teacher, step, context(teacher))
+
+
+@pytest.mark.slow
+def test_settings_of_formulas_are_not_trained():
+    """A norm that is written out: an epsilon that is trained falls below zero."""
+    from trimtab.engine.module import GraphModule
+
+    b = TrainedLike(8)
+    centred = b.op("Sub", "x", b.op("ReduceMean", "x", axes=[-1]))
+    variance = b.op("ReduceMean", b.op("Mul", centred, centred), axes=[-1])
+    half = "x"
+    for epsilon in (np.array(1e-3), np.array([1e-3])):
+        deviation = b.op("Sqrt", b.op("Add", variance, b.constant(epsilon, np.float32)))
+        half = b.op("Mul", b.op("Div", centred, deviation), b.constant(0.5, np.float32))
+    model = b.build(b.op("Gemm", half, b.weight(8, 5), b.weight(5)))
+    module = GraphModule(model, trainable=True)
+    assert sorted(tuple(variable.shape) for variable in module.variables) == [(5,), (8, 5)]

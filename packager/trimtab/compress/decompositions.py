@@ -151,7 +151,7 @@ def cp(tensor: Array, rank: int, *, seed: int = 0, sweeps: int = 100) -> list[Ar
             right = unfold(data, mode) @ khatri_rao(others)
             factors[mode] = np.linalg.solve(gram + ridge, right.T).T
         before, error = error, lost_energy(data, cp_tensor(factors))
-        if abs(before - error) < 1e-6 * before:
+        if abs(before - error) < 1e-4 * before:
             break
     return _balanced(factors)
 

@@ -28,6 +28,8 @@ Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 _AUTO: tuple[Method, ...] = ("svd", "spatial", "tucker")
 """Those whose best rank for an error is found without fitting."""
+_NAMED = 3
+"""Layers that a message names; the log has all."""
 
 
 class Factorize(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -145,7 +147,9 @@ def _ladders(
     for name, reason in refused.items():
         context.log(f"{name}: stays, {reason}")
     if not usable:
-        reasons = [f"{name}: {reason}" for name, reason in refused.items()]
+        reasons = [f"{name}: {reason}" for name, reason in refused.items()][:_NAMED]
+        if len(refused) > _NAMED:
+            reasons.append(f"and {len(refused) - _NAMED} more, see the log")
         raise ModelError(
             f"factorize: no layer can be replaced by {step.method} so that it saves {step.saved} "
             f"({', '.join(reasons) or 'there are no dense layers and no convolutions'}); "

@@ -212,4 +212,14 @@ def _trainable_names(model: ir.Model) -> frozenset[str]:
         and index in trainable_inputs(node.op_type)
         and (array := constant(value)) is not None
         and array.dtype == np.float32
+        and not _is_setting(node, array)
     )
+
+
+def _is_setting(node: ir.Node, array: NDArray[Any]) -> bool:
+    """Whether a constant is part of a formula, and no weight: a factor, or a norm's epsilon.
+
+    Trained, an epsilon falls below zero within a few steps, and its square root is no number.
+    """
+    read_by = {use.node.op_type for use in node.outputs[0].uses()}
+    return array.ndim == 0 or (array.size == 1 and "Sqrt" in read_by)
