@@ -34,7 +34,7 @@ def test_pruned_equals_masked(name: str, share: float) -> None:
         ("fused_and_sliced", [4, 8]),
         ("einsum_attention", [4, 8]),
         ("shared_keys", [4, 8]),
-        ("single_head", [6, 8]),
+        ("single_head", [6, 6, 8]),
         ("embedded", [8, 10]),
         ("recurrent_stack", [8, 6, 10]),
         ("last_state", [8]),

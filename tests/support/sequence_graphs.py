@@ -185,7 +185,7 @@ def shared_keys() -> ir.Model:
 
 
 def single_head() -> ir.Model:
-    """Queries and keys stay whole; values are as free as the output of a dense layer."""
+    """Each feature of queries goes with that of keys; values are as free as a dense layer."""
     b = start()
     query, key, value = (linear(b, "x", FEATURES, 6) for _ in range(3))
     scores = b.op("MatMul", query, b.op("Transpose", key, perm=[0, 2, 1]))

@@ -30,11 +30,13 @@ def command(
     Example: trimtab inspect watch.keras
     """
     from trimtab.graph.count import count_model
+    from trimtab.graph.dependencies import analyse
     from trimtab.graph.describe import describe
     from trimtab.graph.load import format_of, load_model
 
     graph = load_model(model)
     count, kind = count_model(graph), describe(graph)
+    kept = {} if kind.quantized else analyse(graph).kept_by_cause()
     if json:
         print_json(
             {
@@ -42,6 +44,7 @@ def command(
                 "format": format_of(model),
                 **to_builtins(kind),
                 "count": count,
+                "kept_whole": kept,
             }
         )
         return
@@ -51,6 +54,8 @@ def command(
         for port in ports:
             typer.echo(f"  {side} {port.name} {port.dtype or 'unknown'} {_shape(port.shape)}")
     _print_layers(count)
+    for cause, names in kept.items():
+        typer.echo(f"pruning keeps whole, because {cause}: {', '.join(names)}")
 
 
 def _print_kind(kind: Description, count: ModelCount) -> None:

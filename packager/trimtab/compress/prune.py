@@ -117,6 +117,8 @@ def apply(model: ir.Model, step: PruneChannels, context: Context) -> ir.Model:
         )
     multiple = step.multiple or int(context.profile.channel_multiple.value)
     what = step.amount.what
+    for cause, names in _analysed(model).kept_by_cause().items():
+        context.log(f"kept whole, because {cause}: {', '.join(names)}")
     whole, result = whole_cost(_analysed(model), model, what, context), model
     for number in range(1, step.rounds + 1):
         goal = whole * step.amount.share ** (number / step.rounds)

@@ -74,6 +74,13 @@ class Dependencies:
     reading: frozenset[Axis]
     opaque_operators: tuple[str, ...]
 
+    def kept_by_cause(self) -> dict[str, list[str]]:
+        """Return the names of the kernels that keep all their channels, by why they do."""
+        names: dict[str, list[str]] = {}
+        for kept in self.kept:
+            names.setdefault(kept.cause, []).append(kept.name)
+        return names
+
     def count(self, group: Group, classes: Iterable[int]) -> int:
         """Return how many channels the group's kernel makes for some of its classes."""
         return int(np.isin(self.axes[group.made], list(classes)).sum())

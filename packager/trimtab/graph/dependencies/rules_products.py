@@ -153,8 +153,11 @@ def _between_activations(
     """Keep or drop together what is summed over, and both operands along what they share.
 
     An element of the result has one atom only. Where both operands have some for it, they are
-    tied, or the right one is kept.
+    tied, or the right one is kept. Where they have none but along what is summed over, as queries
+    and keys of a single head, each summand may go on its own.
     """
+    if _tie_summands(left, right, letters, labels):
+        return frozen(len(letters.result))
     one = _without_summed(left, letters.left, letters.result, labels)
     other = _without_summed(right, letters.right, letters.result, labels)
     varying = [set(varying_axes(array)) for array in (one, other)]
@@ -172,6 +175,19 @@ def _between_activations(
     if not any(varying):
         return frozen(len(letters.result))
     return one if varying[0] else other
+
+
+def _tie_summands(left: ir.Value, right: ir.Value, letters: Letters, labels: Labels) -> bool:
+    """Tie both operands along the one axis that is summed over, if atoms change along it alone."""
+    vectors = []
+    for value, own in ((left, letters.left), (right, letters.right)):
+        array = labels.of(value)
+        summed = [axis for axis, letter in enumerate(own) if letter not in letters.result]
+        if varying_axes(array) != summed or array.shape[summed[0]] != dimensions(value)[summed[0]]:
+            return False
+        vectors.append(array.reshape(-1))
+    labels.atoms.tie(vectors[0], vectors[1])
+    return True
 
 
 def _without_summed(value: ir.Value, own: str, result: str, labels: Labels) -> LabelArray:
