@@ -1,11 +1,6 @@
 """How much each single weight matters, by four criteria. The least go first.
 
-- `magnitude`: its size. Needs no data. To compare layers, the square of a weight is divided by
-  the sum of the squares of those in its layer that are no smaller (Lee et al. 2021,
-  arXiv:2010.07611, "LAMP"). Bare sizes starve layers whose weights are small because a folded
-  batch norm scales their inputs: ResNet-8/digits, pruned to 80 % at once and trained 2 epochs,
-  came back to 0.30 by bare sizes over all layers, to 0.60 by the same share of each layer, and to
-  0.97 so.
+- `magnitude`: the square of its size. Needs no data.
 - `taylor`: how much the loss changes, to first order, when it becomes zero: `|g w|`, with the
   mean gradient `g` (Molchanov et al. 2019, arXiv:1906.10771, equation 8, for single weights;
   Lee et al. 2019, arXiv:1810.02340, call it connection sensitivity).
@@ -13,6 +8,13 @@
   equation 5), with the mean squared gradient, the diagonal of the empirical Fisher information,
   for `h`.
 - `random`: a control that any other criterion must beat.
+
+To compare layers, a score is divided by the sum of those in its layer that are no smaller (Lee et
+al. 2021, arXiv:2010.07611, "LAMP", for magnitude). Bare sizes starve layers whose weights are small
+because a folded batch norm scales their inputs: ResNet-8/digits, pruned to 80 % at once and trained
+2 epochs, came back to 0.30 by bare sizes over all layers, to 0.60 by the same share of each layer,
+and to 0.97 so. Bare changes of the loss empty layers whose gradients are least, such as queries and
+keys of attention.
 """
 
 from __future__ import annotations
@@ -56,30 +58,30 @@ def score(
         DataError: The criterion needs data and there is none.
         UnsupportedOperatorError: It needs gradients, and the engine lacks operators.
     """
-    if criterion == "magnitude":
-        return [_layer_adaptive(weight.matrix(weight.array)) for weight in weights]
     if criterion == "random":
         return _random(weights, context.seed)
+    if criterion == "magnitude":
+        return [_layer_adaptive(weight.matrix(weight.array)) for weight in weights]
     gradients = _gradients(model, criterion, context)
     scores = []
     for weight in weights:
         if criterion == "taylor":
-            values = np.abs(gradients.mean[weight.name] * weight.array)
+            roots = np.sqrt(np.abs(gradients.mean[weight.name] * weight.array))
         else:
-            values = 0.5 * gradients.squared[weight.name] * np.square(weight.array)
-        scores.append(weight.matrix(values.astype(np.float32)))
+            roots = np.sqrt(gradients.squared[weight.name]) * weight.array
+        scores.append(_layer_adaptive(weight.matrix(roots)))
     return scores
 
 
-def _layer_adaptive(matrix: NDArray[np.float32]) -> Scores:
-    """Scores by magnitude; within a layer the order is that of the sizes, and the largest is 1."""
-    sizes = np.abs(matrix).ravel()
+def _layer_adaptive(roots: NDArray[np.float32]) -> Scores:
+    """Scores by the squares of some values; within a layer the largest scores 1."""
+    sizes = np.abs(roots).ravel()
     order = np.argsort(sizes)
     squares = np.square(sizes[order], dtype=np.float64)
     no_smaller = np.cumsum(squares[::-1])[::-1]
     scores = np.zeros(sizes.shape, np.float32)
     scores[order] = squares / np.where(no_smaller > 0, no_smaller, 1)
-    return scores.reshape(matrix.shape)
+    return scores.reshape(roots.shape)
 
 
 def _random(weights: Sequence[Weight], seed: int) -> list[Scores]:
