@@ -2,7 +2,8 @@
 
 TensorFlow multiplies matrices only, and PyTorch's older exporter writes a Gemm where there is a
 bias, so that both lay the steps of all samples under one another before the layer and take them
-apart behind it. A MatMul multiplies along the last axis whatever is before it.
+apart behind it. A MatMul multiplies along the last axis whatever is before it. Softmax before
+opset 13 works on two axes, and ONNX's converter wraps newer ones in the same way.
 """
 
 from __future__ import annotations
@@ -23,29 +24,47 @@ _PASSED = frozenset(
 
 
 def unflatten_dense(model: ir.Model) -> bool:
-    """Lets dense layers read a tensor of more than two axes as it is."""
+    """Lets dense layers and Softmax read a tensor of more than two axes as it is."""
     if not any(node.op_type == "Reshape" for node in model.graph):
         return False
     known = Formulas(model.graph)
     changed = False
     for node in list(model.graph):
-        if node.op_type in ("MatMul", "Gemm") and node.graph is not None:
-            changed |= _unflatten(model, node, known)
+        width = _width(node) if node.graph is not None else None
+        if width is not None:
+            changed |= _unflatten(model, node, width, known)
     return changed
 
 
-def _unflatten(model: ir.Model, node: ir.Node, known: Formulas) -> bool:
+def _width(node: ir.Node) -> tuple[int | None, int | None] | None:
+    """Returns the length of the last axis before and behind a node that works along it.
+
+    Returns:
+        None for other nodes; a pair of None where the length stays as it is.
+    """
+    if node.op_type in ("Softmax", "LogSoftmax"):
+        return (None, None) if attribute(node, "axis", -1) in (1, -1) else None
+    if node.op_type not in ("MatMul", "Gemm") or not _is_plain(node):
+        return None
     weight = constant(node.inputs[1])
+    if weight is None or weight.ndim != 2:
+        return None
+    taken, made = weight.shape[::-1] if attribute(node, "transB", 0) else weight.shape
+    return taken, made
+
+
+def _unflatten(
+    model: ir.Model, node: ir.Node, width: tuple[int | None, int | None], known: Formulas
+) -> bool:
     before = node.inputs[0].producer() if node.inputs[0] is not None else None
-    if before is None or before.op_type != "Reshape" or weight is None or weight.ndim != 2:
+    if before is None or before.op_type not in ("Reshape", "Flatten"):
         return False
-    source = before.inputs[0]
+    source, flat = before.inputs[0], known.shape(before.outputs[0])
     lengths = known.shape(source)
-    made = weight.shape[0 if attribute(node, "transB", 0) else 1]
-    taken = weight.size // max(made, 1)
-    if lengths is None or len(lengths) < 3 or lengths[-1] != taken:
+    if lengths is None or len(lengths) < 3 or flat is None or len(flat) != 2:
         return False
-    if len(known.shape(before.outputs[0]) or ()) != 2 or not _is_plain(node):
+    taken, made = (lengths[-1] if length is None else length for length in width)
+    if lengths[-1] != taken or flat[-1] != taken:
         return False
     chain = _until_reshape(node)
     after = chain[-1] if chain else None
@@ -56,6 +75,8 @@ def _unflatten(model: ir.Model, node: ir.Node, known: Formulas) -> bool:
     model.graph.remove(after, safe=True)
     if node.op_type == "Gemm":
         _write_as_matmul(model, node)
+    elif node.op_type != "MatMul":
+        node.attributes["axis"] = ir.AttrInt64("axis", -1)
     return True
 
 

@@ -196,9 +196,23 @@ def made_at_run_time(node: ir.Node, _labels: Labels) -> Sequence[LabelArray] | N
 
 
 @rule("Shape")
-def shape(node: ir.Node, _labels: Labels) -> Sequence[LabelArray] | None:
-    """Understand the lengths of an input, which never change; others might be those of channels."""
-    return [frozen(1)] if data(node).is_graph_input() else None
+def shape(node: ir.Node, labels: Labels) -> Sequence[LabelArray] | None:
+    """Understand lengths that never change: of inputs, and of axes that lose nothing."""
+    varying = set(varying_axes(labels.of(data(node))))
+    uses = [use.node for use in node.outputs[0].uses()]
+    free = all((read := _axes_read(use)) is not None and not read & varying for use in uses)
+    return [frozen(1)] if not varying or free else None
+
+
+def _axes_read(node: ir.Node) -> set[int] | None:
+    """Return which lengths a Gather or Slice takes from a shape, None if they are not known."""
+    if node.op_type == "Gather":
+        places = constant(input_at(node, 1))
+        return None if places is None or places.min() < 0 else set(places.reshape(-1).tolist())
+    if node.op_type == "Slice" and (bounds := slice_bounds(node)) is not None:
+        size = dimensions(data(node))[0]
+        return None if size is None else set(range(size)[bounds[0]])
+    return None
 
 
 @rule("Expand")
