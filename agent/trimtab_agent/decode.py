@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from trimtab_agent.contract.chunks import MAX_CHUNK_BYTES, verify_chunk
 from trimtab_agent.contract.manifest import Chunk, PackageFile
 from trimtab_agent.errors import IntegrityError
 
+if TYPE_CHECKING:
+    from trimtab_agent.coding.methods import Base
 
-def decode_file(file: PackageFile, read: Callable[[Chunk], bytes]) -> Iterator[bytes]:
+
+def decode_file(
+    file: PackageFile, read: Callable[[Chunk], bytes], *, base: Base | None = None
+) -> Iterator[bytes]:
     """Yields the content of a file.
 
     What has been yielded is the file only when the last piece has come without an error: the
@@ -19,6 +25,7 @@ def decode_file(file: PackageFile, read: Callable[[Chunk], bytes]) -> Iterator[b
     Args:
         file: What the manifest says of it.
         read: Gives a chunk's bytes.
+        base: What the file's chunks start from if they are a delta's.
 
     Yields:
         Consecutive pieces of about a megabyte.
@@ -31,7 +38,7 @@ def decode_file(file: PackageFile, read: Callable[[Chunk], bytes]) -> Iterator[b
     from trimtab_agent.coding.stream import decode_stream
 
     digest = hashlib.sha256()
-    for piece in decode_stream(_checked(file, read), file.size_bytes):
+    for piece in decode_stream(_checked(file, read), file.size_bytes, base=base):
         digest.update(piece)
         yield piece
     if digest.hexdigest() != file.sha256:

@@ -19,10 +19,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from trimtab_agent.chunk_cache import ChunkCache
-from trimtab_agent.contract.chunks import distinct_chunks, sha256_hex
-from trimtab_agent.contract.manifest import Chunk, Manifest, PackageFile, parse_manifest
+from trimtab_agent.contract.chunks import all_chunks, distinct_chunks, sha256_hex
+from trimtab_agent.contract.manifest import Chunk, Delta, Manifest, PackageFile, parse_manifest
 from trimtab_agent.decode import decode_file
+from trimtab_agent.delta_base import FileBase, find_whole
 from trimtab_agent.durable import point, storage_errors, sync_directory
 from trimtab_agent.errors import IntegrityError, StorageError
 
@@ -103,7 +106,7 @@ class Store:
         Raises:
             StorageError: It does not fit; tells how much is needed and how much there is.
         """
-        lacking = [c for c in distinct_chunks(manifest.files) if not self.chunks.has(c)]
+        lacking = self._lacking(distinct_chunks(self.cheapest(manifest).files))
         needed = (
             sum(chunk.wire_bytes for chunk in lacking)
             + sum(file.size_bytes for file in manifest.files)
@@ -159,7 +162,7 @@ class Store:
             sync_directory(Path(parent))
 
     def _assemble(self, path: Path, file: PackageFile) -> None:
-        """Decodes a file from its chunks and checks its hash."""
+        """Decodes a file from its chunks, or from a delta's, and checks its hash."""
 
         def read(chunk: Chunk) -> bytes:
             try:
@@ -169,7 +172,45 @@ class Store:
                     f"{file.path}: chunk {chunk.sha256[:12]} is not on this device"
                 ) from error
 
+        for delta in file.deltas:
+            base = self._find_base(delta)
+            if base and not self._lacking(delta.chunks):
+                changed = msgspec.structs.replace(file, chunks=delta.chunks)
+                with base.open("rb") as content:
+                    _write_synced(path, decode_file(changed, read, base=FileBase(content)))
+                return
         _write_synced(path, decode_file(file, read))
+
+    def cheapest(self, manifest: Manifest) -> Manifest:
+        """Returns a manifest whose files have the chunks that this device should fetch.
+
+        These are a file's own or those of a delta from a file that is here, whichever needs fewer
+        bytes that are not here. `install` takes either.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        files = [msgspec.structs.replace(f, chunks=self._ways(f)[0]) for f in manifest.files]
+        return msgspec.structs.replace(manifest, files=tuple(files))
+
+    def _ways(self, file: PackageFile) -> list[tuple[Chunk, ...]]:
+        """Returns what a file can be made of here, what needs the fewest bytes first."""
+        ways = [file.chunks, *(d.chunks for d in file.deltas if self._find_base(d))]
+        return sorted(ways, key=lambda way: sum(c.wire_bytes for c in self._lacking(way)))
+
+    def _lacking(self, chunks: Iterable[Chunk]) -> list[Chunk]:
+        return [chunk for chunk in chunks if not self.chunks.has(chunk)]
+
+    def _find_base(self, delta: Delta) -> Path | None:
+        """Returns the file that a delta starts from, if an installed version has it whole."""
+        versions = [version for version in (self.current, self.previous) if version]
+        paths = [
+            version.path / file.path
+            for version in versions
+            for file in version.manifest.files
+            if file.sha256 == delta.base_sha256
+        ]
+        return find_whole(paths, delta.base_sha256)
 
     def switch(self, version: Version) -> None:
         """Makes an installed version the active one. Again with the same one: does nothing.
@@ -234,7 +275,7 @@ class Store:
                     path.rename(doomed)
                     shutil.rmtree(doomed.parent)
         self.chunks.keep_only(
-            {chunk.sha256 for version in kept for chunk in distinct_chunks(version.manifest.files)}
+            {chunk.sha256 for version in kept for chunk in all_chunks(version.manifest.files)}
         )
 
     def _sha256_at(self, link: str) -> str | None:

@@ -207,8 +207,8 @@ class Updater:
             return self._get_manifest(assignment)
         assert found.manifest is not None, f"{state} comes after assigned"
         if state == "fetching":
-            manifest = parse_manifest(found.manifest)
-            transfer = self._source.pull(manifest, self._store.chunks)
+            wanted = self._store.cheapest(parse_manifest(found.manifest))
+            transfer = self._source.pull(wanted, self._store.chunks)
             return msgspec.structs.replace(found, transfer=transfer)
         # Nothing is done twice here: a version that is installed or active already is left alone.
         version = self._store.install(found.manifest)

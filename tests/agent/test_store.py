@@ -226,7 +226,9 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new_whole(tmp_path):
     root = tmp_path / "packages"
     packages = [small_package(str(n), model=random.Random(n).randbytes(400_000)) for n in (1, 2)]
     store = Store(root)
+    begin = time.monotonic()
     activate(store, packages[0])
+    turn_s = time.monotonic() - begin
     chance = random.Random(20261122)
     seen = set()
     for _ in range(25):
@@ -235,7 +237,7 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new_whole(tmp_path):
             stdout=subprocess.PIPE,
         )
         child.stdout.read(1)  # it has begun
-        time.sleep(chance.uniform(0, 0.3))
+        time.sleep(chance.uniform(0, 3 * turn_s))
         child.send_signal(signal.SIGKILL)
         child.wait()
         child.stdout.close()

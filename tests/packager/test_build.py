@@ -24,7 +24,7 @@ from trimtab_agent.contract.manifest import Golden, RuntimeSpec
 from trimtab_agent.errors import CallerError, FormatError, StorageError
 
 GOLDEN_FILE = Path(__file__).parent / "data" / "tiny-1.trimtab"
-GOLDEN_SHA256 = "b06eede865f13e1f5ff7de5bd5337a99fec93a469906a3c3df0c70bc035cd48d"
+GOLDEN_SHA256 = "91ac529e5f3ddeb3e203b7d2c770f6d586a49c5b531423c371aa330d4f2180a9"
 
 
 def test_a_package_holds_its_files(tmp_path):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from trimtab.package.build import Description, build_package
+from trimtab.package.build import Base, Description, build_package
 from trimtab.package.golden import GoldenSamples
 from trimtab_agent.contract.manifest import Lineage, RuntimeSpec, TensorSpec
 
@@ -51,6 +52,7 @@ def make_package(
     data: bytes | None = None,
     model: str = MODEL,
     chunk_limit_bytes: int = 96 * 1024,
+    bases: Sequence[Base] = (),
     **changes: object,
 ) -> Path:
     """Builds a package around `data`."""
@@ -61,5 +63,6 @@ def make_package(
         description=describe(**{"runtime": RuntimeSpec(name="tflite", model=model), **changes}),
         files={model: source},
         golden=golden(),
+        bases=bases,
         chunk_limit_bytes=chunk_limit_bytes,
     )

@@ -70,5 +70,21 @@ def verify_chunk(chunk: Chunk, wire: bytes) -> None:
 
 
 def distinct_chunks(files: Iterable[PackageFile]) -> list[Chunk]:
-    """Returns the chunks of `files` in order of first use, each hash once."""
-    return list({chunk.sha256: chunk for file in files for chunk in file.chunks}.values())
+    """Returns the chunks that make up `files` in order of first use, each hash once.
+
+    Deltas are left aside: this is what a device needs that has nothing.
+    """
+    return _distinct(chunk for file in files for chunk in file.chunks)
+
+
+def all_chunks(files: Iterable[PackageFile]) -> list[Chunk]:
+    """Returns the chunks of `files` and of their deltas, each hash once."""
+    found = []
+    for file in files:
+        found.extend(file.chunks)
+        found.extend(chunk for delta in file.deltas for chunk in delta.chunks)
+    return _distinct(found)
+
+
+def _distinct(chunks: Iterable[Chunk]) -> list[Chunk]:
+    return list({chunk.sha256: chunk for chunk in chunks}.values())

@@ -59,6 +59,18 @@ class Chunk(msgspec.Struct, kw_only=True, frozen=True):
     wire_bytes: Count
 
 
+class Delta(msgspec.Struct, kw_only=True, frozen=True):
+    """A file as what changed since another one.
+
+    Attributes:
+        base_sha256: Of the file that a device must have.
+        chunks: In the stream's order.
+    """
+
+    base_sha256: Sha256
+    chunks: tuple[Chunk, ...]
+
+
 class PackageFile(msgspec.Struct, kw_only=True, frozen=True):
     """A file of the package: its chunks, joined, are the coded stream that stands for it.
 
@@ -67,12 +79,14 @@ class PackageFile(msgspec.Struct, kw_only=True, frozen=True):
         size_bytes: Length of the whole file.
         sha256: Of the whole file.
         chunks: In the stream's order.
+        deltas: Shorter ways to the same content, from files of earlier versions.
     """
 
     path: str
     size_bytes: Count
     sha256: Sha256
     chunks: tuple[Chunk, ...]
+    deltas: tuple[Delta, ...] = ()
 
 
 class RuntimeSpec(msgspec.Struct, kw_only=True, frozen=True):

@@ -24,10 +24,12 @@ def command(
 
     Example: trimtab package small/tflite --name watch --version 1
     """
-    from trimtab.workflow.release import release
+    from trimtab.workflow.release import earlier_versions, release
     from trimtab.workflow.workspace import Workspace as Opened
 
-    released = release(folder, Opened.open(workspace), name=name, version=version)
+    opened = Opened.open(workspace)
+    bases = earlier_versions(folder, opened, name=name, version=version)
+    released = release(folder, opened, name=name, version=version, bases=bases)
     manifest = released.manifest
     if json:
         print_json({"package": str(released.path), "manifest": manifest})
@@ -38,3 +40,7 @@ def command(
         f"  {sizes.wire_bytes:,} bytes on the wire, {sizes.file_bytes:,} in the model's files, "
         f"{sizes.weight_bytes:,} of weights in memory"
     )
+    deltas = [delta for file in manifest.files for delta in file.deltas]
+    if deltas:
+        smallest = min(sum(chunk.wire_bytes for chunk in delta.chunks) for delta in deltas)
+        typer.echo(f"  {len(deltas)} deltas from earlier versions, {smallest:,} bytes and more")

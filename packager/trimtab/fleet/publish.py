@@ -14,7 +14,7 @@ from trimtab.fleet.documents import PUBLISH_TIMEOUT_S, publish_document
 from trimtab.package.read import Package
 from trimtab.package.sign import Repository
 from trimtab_agent.contract import topics
-from trimtab_agent.contract.chunks import distinct_chunks
+from trimtab_agent.contract.chunks import all_chunks
 from trimtab_agent.contract.messages import Assignment
 from trimtab_agent.errors import PackageError
 from trimtab_agent.link import Link
@@ -68,7 +68,7 @@ def publish_package(
     """
     retained = set() if retained is None else retained
     _check_fits(link, package)
-    total = distinct_chunks(package.manifest.files)
+    total = all_chunks(package.manifest.files)
     missing = {chunk.sha256 for chunk in total} - retained
     to_send = sum(chunk.wire_bytes for chunk in total if chunk.sha256 in missing)
     sent_bytes = 0
@@ -151,7 +151,7 @@ def _check_fits(link: Link, package: Package) -> None:
     limit_bytes = link.max_payload_bytes
     if limit_bytes is None:
         return
-    largest = max(chunk.wire_bytes for chunk in distinct_chunks(package.manifest.files))
+    largest = max(chunk.wire_bytes for chunk in all_chunks(package.manifest.files))
     if largest > limit_bytes:
         raise PackageError(
             f"{package.path.name} has a chunk of {largest} bytes, and the broker takes at most "

@@ -8,14 +8,15 @@ other chunks.)
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
 from trimtab.package.archive import write_archive
-from trimtab.package.encoding import encode_file
+from trimtab.package.encoding import Chunks, encode_change, encode_file, is_worth
 from trimtab.package.files import replacing
 from trimtab.package.golden import GoldenSamples, encode_golden
 from trimtab_agent.contract import chunks, codec
@@ -24,6 +25,7 @@ from trimtab_agent.contract.manifest import (
     Budget,
     Chunk,
     Counts,
+    Delta,
     Evaluation,
     Golden,
     Hardware,
@@ -81,12 +83,30 @@ class Description(msgspec.Struct, kw_only=True, frozen=True):
     lineage: Lineage
 
 
+@dataclass(frozen=True)
+class Base:
+    """A version that devices may have.
+
+    Attributes:
+        contents: Its files by their paths in the package.
+        chunks: Hashes of the chunks that make them up.
+    """
+
+    contents: Mapping[str, bytes]
+    chunks: set[str]
+
+    def sha256(self, path: str) -> str:
+        """Returns the hash of one of its files."""
+        return chunks.sha256_hex(self.contents[path])
+
+
 def build_package(
     directory: Path,
     *,
     description: Description,
     files: Mapping[str, Path],
     golden: GoldenSamples,
+    bases: Sequence[Base] = (),
     chunk_limit_bytes: int = chunks.DEFAULT_CHUNK_BYTES,
 ) -> Path:
     """Writes `<name>-<version>.trimtab`, whole or not at all.
@@ -96,6 +116,8 @@ def build_package(
         description: What the manifest says of the package.
         files: What to pack: paths in the package, and where the files are.
         golden: Samples that the device must reproduce.
+        bases: Versions that devices may have: a delta from each is added for every file of which
+            it saves enough.
         chunk_limit_bytes: No chunk is longer.
 
     Returns:
@@ -114,7 +136,7 @@ def build_package(
     with tempfile.TemporaryFile() as stream:
         spool = _Spool(stream)
         entries = tuple(
-            _pack_file(path, contents, chunk_limit_bytes, spool) for path in sorted(contents)
+            _pack_file(path, contents, bases, chunk_limit_bytes, spool) for path in sorted(contents)
         )
         manifest = codec.encode(_manifest(description, golden, entries))
         parse_manifest(manifest, what=f"manifest of {description.name}-{description.version}")
@@ -157,11 +179,13 @@ class _Spool:
         self._stream = stream
         self._places: dict[str, tuple[int, int]] = {}
 
-    def add(self, chunk: Chunk, wire: bytes) -> None:
-        """Keeps a chunk, once however often it occurs."""
-        if chunk.sha256 not in self._places:
-            self._places[chunk.sha256] = (self._stream.tell(), len(wire))
-            self._stream.write(wire)
+    def add_all(self, coded: Chunks) -> tuple[Chunk, ...]:
+        """Keeps chunks, each once however often it occurs, and returns them without their bytes."""
+        for chunk, wire in coded:
+            if chunk.sha256 not in self._places:
+                self._places[chunk.sha256] = (self._stream.tell(), len(wire))
+                self._stream.write(wire)
+        return tuple(chunk for chunk, _ in coded)
 
     def sorted(self) -> Iterator[tuple[str, bytes]]:
         """Yields hash and wire bytes of every chunk, by rising hash."""
@@ -171,19 +195,28 @@ class _Spool:
 
 
 def _pack_file(
-    path: str, contents: Mapping[str, bytes], limit_bytes: int, spool: _Spool
+    path: str,
+    contents: Mapping[str, bytes],
+    bases: Sequence[Base],
+    limit_bytes: int,
+    spool: _Spool,
 ) -> PackageFile:
-    """Codes one file into `spool` and returns its entry in the manifest."""
-    packed = []
-    for chunk, wire in encode_file(path, contents, limit_bytes):
-        spool.add(chunk, wire)
-        packed.append(chunk)
+    """Codes one file and its deltas into `spool`, and returns its entry in the manifest."""
     data = contents[path]
+    whole = encode_file(path, contents, limit_bytes)
+    deltas = []
+    for base in {base.sha256(path): base for base in bases if path in base.contents}.values():
+        if base.contents[path] == data:
+            continue
+        delta = encode_change(path, contents, base.contents, limit_bytes)
+        if is_worth(delta, whole, base.chunks):
+            deltas.append(Delta(base_sha256=base.sha256(path), chunks=spool.add_all(delta)))
     return PackageFile(
         path=path,
         size_bytes=len(data),
         sha256=chunks.sha256_hex(data),
-        chunks=tuple(packed),
+        chunks=spool.add_all(whole),
+        deltas=tuple(deltas),
     )
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from trimtab.package.build import CHUNK_FOLDER, MANIFEST_ENTRY
+from trimtab.package.build import CHUNK_FOLDER, MANIFEST_ENTRY, Base
 from trimtab_agent.contract import chunks
 from trimtab_agent.contract.manifest import Chunk, Manifest, PackageFile, parse_manifest
 from trimtab_agent.decode import decode_file
@@ -50,7 +50,7 @@ class Package:
             FormatError: It is no longer a package.
         """
         with _open(self.path) as archive:
-            for chunk in chunks.distinct_chunks(self.manifest.files):
+            for chunk in chunks.all_chunks(self.manifest.files):
                 wire = _wire(archive, self.path.name, chunk)
                 with _naming(self.path.name):
                     chunks.verify_chunk(chunk, wire)
@@ -73,6 +73,19 @@ class Package:
         with _open(self.path) as archive:
             return b"".join(_pieces(archive, self.path.name, self.manifest.file(path)))
 
+    def as_base(self) -> Base:
+        """Returns the package as what another version's deltas may start from.
+
+        Raises:
+            IntegrityError: The package has changed since it was opened.
+            FormatError: It is no longer a package.
+        """
+        files = self.manifest.files
+        return Base(
+            contents={entry.path: self.read_file(entry.path) for entry in files},
+            chunks={chunk.sha256 for chunk in chunks.distinct_chunks(files)},
+        )
+
 
 def open_package(path: Path) -> Package:
     """Opens a package and checks all of it.
@@ -93,6 +106,9 @@ def open_package(path: Path) -> Package:
         for entry in manifest.files:
             for _ in _pieces(archive, path.name, entry):
                 pass
+        for chunk in chunks.all_chunks(manifest.files):
+            with _naming(path.name):
+                chunks.verify_chunk(chunk, _wire(archive, path.name, chunk))
     return Package(path=path, manifest=manifest, manifest_bytes=manifest_bytes)
 
 
@@ -136,7 +152,7 @@ def _check_chunks_match(
     total = sum(entry.size_bytes for entry in manifest.files)
     if total > MAX_FILES_BYTES:
         raise FormatError(f"{name}: files of {total} bytes, more than {MAX_FILES_BYTES}")
-    listed = {CHUNK_FOLDER + chunk.sha256 for chunk in chunks.distinct_chunks(manifest.files)}
+    listed = {CHUNK_FOLDER + chunk.sha256 for chunk in chunks.all_chunks(manifest.files)}
     present = set(infos) - {MANIFEST_ENTRY}
     if listed - present:
         raise FormatError(f"{name}: {min(listed - present)} is listed but not there")

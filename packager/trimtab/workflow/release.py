@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from trimtab.workflow.compressed import GOLDEN_FILE, Compressed, read_compressed
 from trimtab.workflow.workspace import Workspace
 from trimtab_agent.contract.manifest import Budget, Hardware, Manifest, RuntimeSpec
 from trimtab_agent.errors import FormatError
+
+MAX_BASES = 4
+"""Deltas are made from so many earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ def release(
     name: str,
     version: str,
     budget: Budget | None = None,
+    bases: Sequence[Package] = (),
 ) -> Released:
     """Packs a folder of `trimtab compress` and signs the package's manifest.
 
@@ -48,6 +52,7 @@ def release(
         name: The package's name, the same over its versions.
         version: Its version; a released version is never changed.
         budget: What it was made to meet; written into the manifest.
+        bases: Versions that devices may have; the package gets deltas from them where they pay.
 
     Raises:
         RecipeError: The folder holds no compressed model.
@@ -61,10 +66,41 @@ def release(
         description=_description(compressed, name, version, budget or Budget()),
         files={file: directory / file for file in compressed.files},
         golden=_read_golden(directory / GOLDEN_FILE, compressed),
+        bases=[base.as_base() for base in bases],
     )
     package = open_package(path)
     workspace.repository().add_target(package.manifest.target_name, package.manifest_bytes)
     return Released(path, package.manifest)
+
+
+def earlier_versions(
+    directory: Path, workspace: Workspace, *, name: str, version: str
+) -> list[Package]:
+    """Returns the newest released packages of a name: what devices may have installed.
+
+    Args:
+        directory: The folder of `trimtab compress` that the next version is made of. What was
+            made after it is left out, so that the same version is made the same again.
+        workspace: The workspace.
+        name: The package's name.
+        version: The next version.
+
+    Raises:
+        RecipeError: The folder holds no compressed model.
+        PackageError: A package is damaged.
+        RepositoryError: The workspace lacks metadata.
+    """
+    created = read_compressed(directory).created
+    released = workspace.repository().targets()
+    found = []
+    for path in workspace.packages.glob(f"{name}-*.trimtab"):
+        if f"{path.stem}.json" not in released or path.stem == f"{name}-{version}":
+            continue
+        package = open_package(path)
+        if package.manifest.name == name and package.manifest.created <= created:
+            found.append(package)
+    found.sort(key=lambda package: (package.manifest.created, package.path), reverse=True)
+    return found[:MAX_BASES]
 
 
 def find_package(workspace: Workspace, name_or_path: str) -> Package:

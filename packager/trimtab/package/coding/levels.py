@@ -12,8 +12,12 @@ from trimtab_agent.coding.contexts import MAX_LEVELS, Levels
 _TABLES = (6, 12)
 """How many tables are tried."""
 
-_SAMPLE = 1 << 22
-"""Symbols that statistics are taken of; a larger plane is sampled by its first rows."""
+_SAMPLE = 1 << 18
+"""Symbols that a plane's spread is taken of."""
+
+_EXCESS = 3.0
+"""How much more than by chance the means of rows or columns must vary (the F ratio of an analysis
+of variance), before tables by place are worth trying."""
 
 
 def proposals(symbols: NDArray[np.uint8], shape: tuple[int, ...]) -> Iterator[Levels]:
@@ -27,6 +31,8 @@ def proposals(symbols: NDArray[np.uint8], shape: tuple[int, ...]) -> Iterator[Le
         matrix = symbols.reshape(rows, columns)
         for statistic in (_spread(matrix), matrix):
             row, column = statistic.mean(axis=1), statistic.mean(axis=0)
+            if not _differ(row, column, statistic):
+                continue
             if statistic is not matrix:
                 # Scales multiply, so that their logarithms add.
                 row, column = np.log2(row + 1 / 16), np.log2(column + 1 / 16)
@@ -34,6 +40,15 @@ def proposals(symbols: NDArray[np.uint8], shape: tuple[int, ...]) -> Iterator[Le
                 levels = _levels(row, column, tables)
                 if levels.tables > 1:
                     yield levels
+
+
+def _differ(
+    row: NDArray[np.float64], column: NDArray[np.float64], statistic: NDArray[np.integer]
+) -> bool:
+    """Says whether the means of rows or columns vary more than those of equals would."""
+    rows, columns = statistic.shape
+    chance = statistic[: max(1, _SAMPLE // columns)].var()
+    return bool(row.var() * columns > _EXCESS * chance or column.var() * rows > _EXCESS * chance)
 
 
 def _matrices(shape: tuple[int, ...]) -> set[tuple[int, int]]:

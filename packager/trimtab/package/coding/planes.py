@@ -29,8 +29,14 @@ _TABLE_SHARE = 0.4
 _BY_PLACE_SYMBOLS = 1 << 14
 """Smaller planes do not pay for several tables."""
 
-_THOROUGH_BYTES = 1 << 18
-"""Up to here zstd is tried at its highest level."""
+_THOROUGH_BYTES = 1 << 17
+"""Up to here zstd is used at its highest level."""
+
+_SAMPLE, _SAMPLES = 1 << 14, 8
+"""Length and number of the samples of a larger plane that show whether zstd finds repetitions."""
+
+_NEAR = 1.2
+"""zstd at a fast level must come this near to the best so far before it is tried at a slow one."""
 
 
 @dataclass(frozen=True)
@@ -63,26 +69,36 @@ def code_plane(
     if symbols.size == 0 or counts.max() == symbols.size:
         value = int(counts.argmax())
         return CodedPlane(bytes([Coding.CONSTANT, value]), 0.1, lambda *_: None)
-    best = _raw(symbols, _Packing(2, 1))
-    for candidate in _cheap_to_decode(symbols, counts, slices):
-        if candidate.cost_bytes < best.cost_bytes:
-            best = candidate
-    limit = best.cost_bytes * _WORTH_DECODING
-    for candidate in _entropy_coded(symbols, counts, shape, slices):
-        if candidate.cost_bytes < limit:
-            best, limit = candidate, candidate.cost_bytes
-    return best
+    cheap = min(_plain(symbols, counts), key=_cost)
+    coded = min(_entropy_coded(symbols, counts, shape, slices), key=_cost)
+    if _repeats(symbols, min(_cost(cheap), _cost(coded))):
+        cheap = min(cheap, zstd_plane(symbols, slices), key=_cost)
+    return coded if _cost(coded) < _WORTH_DECODING * _cost(cheap) else cheap
 
 
-def _cheap_to_decode(
-    symbols: Symbols, counts: NDArray[np.int64], slices: Slices
-) -> Iterator[CodedPlane]:
+def _cost(plane: CodedPlane) -> float:
+    return plane.cost_bytes
+
+
+def _repeats(symbols: Symbols, cost_bytes: float) -> bool:
+    """Says whether zstd may come near the cost, by what it makes of samples."""
+    if symbols.size <= _THOROUGH_BYTES:
+        limit = _NEAR * cost_bytes
+        return len(zstd_frame(symbols.tobytes(), level=3)) < limit
+    step = symbols.size // _SAMPLES
+    samples = [symbols[at : at + _SAMPLE].tobytes() for at in range(0, symbols.size, step)]
+    packed = sum(len(zstd_frame(sample, level=3)) for sample in samples)
+    share = cost_bytes / symbols.size
+    return packed < _NEAR * share * sum(map(len, samples))
+
+
+def _plain(symbols: Symbols, counts: NDArray[np.int64]) -> Iterator[CodedPlane]:
+    """Yields the bytes as they are, and several in a byte."""
+    yield _raw(symbols, _Packing(2, 1))
     alphabet = int(counts.nonzero()[0][-1]) + 1
     for bits in (1, 2, 4):
         if alphabet <= 1 << bits:
             yield _raw(symbols, _Packing(1 << bits, 8 // bits))
-            break
-    yield zstd_plane(symbols, slices)
 
 
 def _entropy_coded(

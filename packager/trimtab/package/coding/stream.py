@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import zstandard
 
+from trimtab.package.coding.deltas import Pairs, code_difference, code_patch, copied
 from trimtab.package.coding.payload import Payload, varint
 from trimtab.package.coding.planes import zstd_frame
 from trimtab.package.coding.segment import Segment
@@ -15,10 +16,14 @@ from trimtab.package.coding.tensors import CodedTensor, Tensor, code_tensor, eve
 from trimtab_agent.coding.methods import WIDTHS, Method
 from trimtab_agent.coding.stream import BLOCKS, MAX_HEADER_BYTES, ZSTD
 
-_BLOCK_BYTES = 1 << 18
+_BLOCK_BYTES = 1 << 20
 """Tensors this large have a block of their own, so that one that did not change is the same bytes
 in another version; smaller ones share a block up to this size, for they share its lanes and its
 header."""
+
+_DELTA_BLOCK_BYTES = 1 << 26
+"""Nothing of a delta recurs in another, so that its blocks may be as large as the lanes like; the
+host holds one in memory."""
 
 _LITERAL_BYTES = 1 << 15
 """Longer structure is coded like a tensor of bytes: literals stand in the header, which is
@@ -26,6 +31,9 @@ bounded."""
 
 _TINY_BYTES = 64
 """A tensor this small does not pay for a table."""
+
+_SURELY_SMALLER = 0.3
+"""A difference this small, as a share of the tensor, is not compared with the tensor itself."""
 
 _ZSTD_LEVEL = 19
 """The smallest output that decodes in the default window. A file is coded once and decoded on every
@@ -69,7 +77,7 @@ def encode_stream(data: bytes, segments: Sequence[Segment]) -> CodedStream:
     """
     if not data:
         return CodedStream(bytes([BLOCKS]))
-    blocks = [_block(items) for items in _grouped(_items(data, segments))]
+    blocks = [_block(items) for items in _grouped(_items(data, segments), _BLOCK_BYTES)]
     parts = [bytes([BLOCKS]), *blocks]
     starts = np.cumsum([len(part) for part in parts])[:-1]
     coded = CodedStream(b"".join(parts), tuple(int(start) for start in starts))
@@ -80,18 +88,89 @@ def encode_stream(data: bytes, segments: Sequence[Segment]) -> CodedStream:
     return CodedStream(whole) if len(whole) < len(coded.data) else coded
 
 
+def encode_delta(
+    data: bytes, segments: Sequence[Segment], base: bytes, base_segments: Sequence[Segment]
+) -> CodedStream:
+    """Codes a file as what changed since another version of it.
+
+    Args:
+        data: All of the file.
+        segments: What it consists of.
+        base: All of the other version.
+        base_segments: What that consists of.
+    """
+    items = _changed(data, segments, Pairs(base, base_segments))
+    parts = [bytes([BLOCKS]), *(_block(group) for group in _grouped(items, _DELTA_BLOCK_BYTES))]
+    return CodedStream(b"".join(parts))
+
+
 def _items(data: bytes, segments: Sequence[Segment]) -> Iterator[_Item]:
     for segment in segments:
         piece = data[segment.start : segment.stop]
-        if len(piece) <= _TINY_BYTES or (
-            segment.kind == "structure" and len(piece) <= _LITERAL_BYTES
-        ):
-            yield _Item(piece, None)
+        yield _Item(piece, None if _is_literal(segment) else _code(piece, segment))
+
+
+def _is_literal(segment: Segment) -> bool:
+    size = segment.stop - segment.start
+    return size <= _TINY_BYTES or (segment.kind == "structure" and size <= _LITERAL_BYTES)
+
+
+def _changed(data: bytes, segments: Sequence[Segment], pairs: Pairs) -> Iterator[_Item]:
+    """Yields the items of a delta; copied pieces that follow each other in both files are one."""
+    run = _Run(data)
+    for segment in segments:
+        piece = data[segment.start : segment.stop]
+        pair = pairs.find(segment, piece)
+        if pair and pair[0]:
+            yield from run.copy(segment.start, segment.stop, pair[1])
             continue
-        widths = WIDTHS if segment.kind == "unknown" else (segment.width,)
-        coded = [_coded(piece, width, segment) for width in widths if len(piece) % width == 0]
-        best = min(coded, key=lambda tensor: tensor.cost_bytes)
-        yield _Item(piece, best)
+        yield from run.end()
+        if pair is None or len(piece) <= _TINY_BYTES:
+            tensor = None if _is_literal(segment) else _code(piece, segment)
+        else:
+            tensor = _code_change(piece, segment, pair[1], pair[2])
+        yield _Item(piece, tensor)
+    yield from run.end()
+
+
+class _Run:
+    """Pieces that are copied and follow each other in both files, joined."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._start = self._stop = self._at = 0
+
+    def copy(self, start: int, stop: int, at: int) -> Iterator[_Item]:
+        """Takes a piece that stands at `at` in the base; yields the run before if it is none."""
+        if self._at + (start - self._start) != at or self._stop != start:
+            yield from self.end()
+            self._start, self._at = start, at
+        self._stop = stop
+
+    def end(self) -> Iterator[_Item]:
+        """Yields the run and begins anew."""
+        if self._start < self._stop:
+            yield _Item(self._data[self._start : self._stop], copied(self._at))
+        self._start = self._stop
+
+
+def _code_change(piece: bytes, segment: Segment, at: int, before: bytes) -> CodedTensor | None:
+    """Codes what has a counterpart: as a difference, as a patch, or without it."""
+    changes = []
+    if segment.kind != "tensor":
+        changes.append(code_patch(piece, before, at))
+    if segment.kind != "structure" and len(before) == len(piece):
+        changes.append(code_difference(piece, before, at, segment))
+    best = min(changes, key=lambda tensor: tensor.cost_bytes)
+    if _is_literal(segment) or best.cost_bytes < _SURELY_SMALLER * len(piece):
+        return best
+    return min(best, _code(piece, segment), key=lambda tensor: tensor.cost_bytes)
+
+
+def _code(piece: bytes, segment: Segment) -> CodedTensor:
+    widths = WIDTHS if segment.kind == "unknown" else (segment.width,)
+    coded = [_coded(piece, width, segment) for width in widths if len(piece) % width == 0]
+    return min(coded, key=lambda tensor: tensor.cost_bytes)
 
 
 def _coded(piece: bytes, width: int, segment: Segment) -> CodedTensor:
@@ -105,14 +184,14 @@ def _coded(piece: bytes, width: int, segment: Segment) -> CodedTensor:
     return code_tensor(Tensor(elements, slices, is_float, shape))
 
 
-def _grouped(items: Iterable[_Item]) -> Iterator[list[_Item]]:
+def _grouped(items: Iterable[_Item], block_bytes: int) -> Iterator[list[_Item]]:
     """Yields the items of each block."""
     group: list[_Item] = []
     size = header = 0
     for item in items:
         record = len(item.tensor.record) if item.tensor else len(item.data)
-        alone = len(item.data) >= _BLOCK_BYTES
-        if group and (alone or size >= _BLOCK_BYTES or header + record > MAX_HEADER_BYTES // 2):
+        alone = len(item.data) >= block_bytes
+        if group and (alone or size >= block_bytes or header + record > MAX_HEADER_BYTES // 2):
             yield group
             group, size, header = [], 0, 0
         group.append(item)
@@ -135,7 +214,7 @@ def _block(items: Sequence[_Item]) -> bytes:
         payload.raw(tensor.prologue)
         for start, stop in even_slices(len(item.data) // tensor.width, tensor.width):
             tensor.write(payload, start, stop)
-    lanes, body = payload.finish()
+    lanes, body = payload.finish(sum(len(item.data) for item in items))
     record = b"".join(records)
     header = bytes([lanes]) + varint(len(items)) + varint(len(record)) + record
     return _packed(header + b"".join(literals)) + body

@@ -82,11 +82,14 @@ def code_tensor(tensor: Tensor) -> CodedTensor:
     return min(_candidates(tensor), key=lambda candidate: candidate.cost_bytes)
 
 
+def code_elements(tensor: Tensor) -> CodedTensor:
+    """Codes a tensor in the cheapest way that looks at elements one by one."""
+    candidates = [*_sparse(tensor), *_dense(tensor)]
+    return min(candidates, key=lambda candidate: candidate.cost_bytes)
+
+
 def _candidates(tensor: Tensor) -> Iterator[CodedTensor]:
-    # Shifted left, a float's negative zero is zero too.
-    zeros = 1 - np.count_nonzero(tensor.elements << np.uint8(1)) / tensor.elements.size
-    if _SPARSE_SHARE < zeros < 1:
-        yield _sparse(tensor)
+    yield from _sparse(tensor)
     grid = _grid(tensor)
     if grid:
         yield grid
@@ -132,7 +135,12 @@ def _order(values: Elements, tensor: Tensor) -> Elements:
     return np.where(values & top, ~values, values | top)
 
 
-def _sparse(tensor: Tensor) -> CodedTensor:
+def _sparse(tensor: Tensor) -> Iterator[CodedTensor]:
+    """Yields a mask and what it leaves, if there are zeros enough."""
+    # Shifted left, a float's negative zero is zero too.
+    zeros = 1 - np.count_nonzero(tensor.elements << np.uint8(1)) / tensor.elements.size
+    if not _SPARSE_SHARE < zeros < 1:
+        return
     kinds = np.where(tensor.elements == 0, np.uint8(ZERO), np.uint8(OTHER))
     if tensor.is_float:
         kinds[tensor.elements == 1 << (8 * tensor.width - 1)] = NEGATIVE_ZERO
@@ -150,7 +158,7 @@ def _sparse(tensor: Tensor) -> CodedTensor:
 
     record = bytes([Method.SPARSE, tensor.width]) + plane.header + inner.record
     cost = plane.cost_bytes + inner.cost_bytes
-    return CodedTensor(tensor.width, record, inner.prologue, cost, write)
+    yield CodedTensor(tensor.width, record, inner.prologue, cost, write)
 
 
 def _grid(tensor: Tensor) -> CodedTensor | None:
