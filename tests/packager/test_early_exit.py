@@ -111,7 +111,7 @@ def test_the_average_counts_each_branch_as_often_as_it_ran():
     )
     unmeasured = model.clone()
     insert_exits(unmeasured, heads, 0.6, softmax=True)
-    assert len(count_model(unmeasured).uncounted) == 1
+    assert count_model(unmeasured).macs > counted.macs  # the dearer branch, always
 
 
 def test_nothing_of_the_rest_is_outside_of_its_branch():

@@ -72,8 +72,9 @@ def apply(model: ir.Model, step: EarlyExit, context: Context) -> ir.Model:
     """
     if context.dataset is None:
         raise DataError("early_exit needs data: give --data (labels are not needed)")
+    _check_task(model, context.dataset)
     points = find_points(model, step.exits)
-    _check_classes(model, context.dataset)
+    _check_labels(model, context.dataset.train.labels)
     split = context.dataset.train
     order = np.random.default_rng(context.seed).permutation(len(split))
     count = round(len(order) * _HELD_BACK)
@@ -123,12 +124,11 @@ def _end(model: ir.Model) -> str | None:
     return None if producer is None else producer.op_type
 
 
-def _check_classes(model: ir.Model, dataset: Dataset) -> None:
+def _check_task(model: ir.Model, dataset: Dataset) -> None:
     """Checks that the largest output is the answer: that of others, no head can be sure of.
 
     Raises:
         ModelError: The model does something else.
-        DataError: Labels are none of its classes.
     """
     what = None
     if _end(model) == "Sigmoid":
@@ -139,7 +139,14 @@ def _check_classes(model: ir.Model, dataset: Dataset) -> None:
         what = f"its labels are {dataset.train.labels.dtype} and no class numbers"
     if what is not None:
         raise ModelError(f"early_exit takes a classifier with one answer a sample; {what}")
-    labels = dataset.train.labels
+
+
+def _check_labels(model: ir.Model, labels: Array | None) -> None:
+    """Checks that labels are classes of the model.
+
+    Raises:
+        DataError: They are not.
+    """
     classes = (shape_of(model.graph.outputs[0]) or (0,))[-1] or 0
     if labels is not None and (labels.ndim != 1 or labels.min() < 0 or labels.max() >= classes):
         raise DataError(

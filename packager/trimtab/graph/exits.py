@@ -147,7 +147,7 @@ def _ask(
     matrix, bias = constant("weight", head.matrix), constant("bias", head.bias)
     logits = add("Gemm", [pooled, matrix, bias])
     for made, width in zip((pooled, logits), head.matrix.shape, strict=True):
-        made.shape = ir.Shape([1, width])
+        made.shape, made.type = ir.Shape([1, width]), ir.TensorType(ir.DataType.FLOAT)
     probabilities = add("Softmax", [logits], axis=-1)
     if version >= 18:
         every = constant("all", np.array([0, 1], np.int64))
