@@ -39,12 +39,10 @@ def keep_best(scores: Sequence[Scores], sparsity: float) -> list[Mask]:
         True where a weight stays, in the shapes of `scores`. Of equal scores at the border some
         are dropped, so that the number is exact.
     """
-    ranking = np.concatenate([matrix.ravel() for matrix in scores])
-    dropped = round(ranking.size * sparsity)
+    dropped = round(sum(matrix.size for matrix in scores) * sparsity)
     if dropped == 0:
         return [np.ones(matrix.shape, np.bool_) for matrix in scores]
-    ranking.partition(dropped - 1)
-    border = ranking[dropped - 1]
+    border = _ranked(scores, dropped - 1)
     surplus = dropped - sum(int((matrix < border).sum()) for matrix in scores)
     masks = []
     for matrix in scores:
@@ -54,6 +52,27 @@ def keep_best(scores: Sequence[Scores], sparsity: float) -> list[Mask]:
         surplus -= len(ties)
         masks.append(mask)
     return masks
+
+
+def _ranked(scores: Sequence[Scores], rank: int) -> np.float32:
+    """Returns the score with so many before it, without putting all of them into one array.
+
+    A radix selection over the halves of order-preserving integers: of two floats the larger one
+    has the larger bits, but for negative ones, whose bits are turned over.
+    """
+    prefix = 0
+    for shift in (16, 0):
+        counts = np.zeros(1 << 16, np.int64)
+        for matrix in scores:
+            bits = np.ascontiguousarray(matrix, np.float32).ravel().view(np.int32)
+            keys = (bits ^ (bits >> 31 | np.int32(-(2**31)))).view(np.uint32)
+            halves = keys[keys >> 16 == prefix] & 0xFFFF if shift == 0 else keys >> 16
+            counts += np.bincount(halves, minlength=1 << 16)
+        part = int(np.searchsorted(counts.cumsum(), rank, side="right"))
+        rank -= int(counts[:part].sum())
+        prefix = prefix << 16 | part
+    key = prefix ^ (1 << 31) if prefix >> 31 else prefix ^ 0xFFFFFFFF
+    return np.float32(np.uint32(key).view(np.float32))
 
 
 def keep_n_of_m(scores: Scores, kept: int, group: int, inputs: int) -> Mask:

@@ -103,6 +103,7 @@ def apply(model: ir.Model, step: PruneWeights, context: Context) -> ir.Model:
             # What the last round would do is tried first: a fault shows before any training.
             _check_left(weights, _masks(scores, weights, step, 1.0), step)
         masks = _masks(scores, weights, step, number / step.rounds)
+        del scores  # of a large model they take as much as its weights
         result = _masked(result, weights, masks)
         if step.epochs_per_round:
             result = _train(result, step, number, context)

@@ -74,13 +74,19 @@ def score(
 
 
 def _layer_adaptive(roots: NDArray[np.float32]) -> Scores:
-    """Scores by the squares of some values; within a layer the largest scores 1."""
+    """Scores by the squares of some values; within a layer the largest scores 1.
+
+    Worked out in place: of a large layer each array in float64 is twice its weights.
+    """
     sizes = np.abs(roots).ravel()
     order = np.argsort(sizes)
-    squares = np.square(sizes[order], dtype=np.float64)
-    no_smaller = np.cumsum(squares[::-1])[::-1]
-    scores = np.zeros(sizes.shape, np.float32)
-    scores[order] = squares / np.where(no_smaller > 0, no_smaller, 1)
+    sizes = sizes[order]
+    ratio = np.square(sizes, dtype=np.float64)
+    np.cumsum(ratio[::-1], out=ratio[::-1])  # the squares that are no smaller
+    ratio[ratio == 0] = 1
+    np.square(np.divide(sizes, np.sqrt(ratio, out=ratio), out=ratio), out=ratio)
+    scores = np.empty(sizes.shape, np.float32)
+    scores[order] = ratio
     return scores.reshape(roots.shape)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trimtab.errors import ModelError
+from trimtab.graph.save import save_beside
 
 _BATCH = 64
 
@@ -31,11 +34,14 @@ class GraphRunner:
         options.log_severity_level = 3
         # Integer weights must not make ONNX Runtime round the activations: see the agent's runtime.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-        data = ir.to_proto(model).SerializeToString()
-        try:
-            self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise ModelError(f"ONNX Runtime refuses the graph: {error}") from error
+        with tempfile.TemporaryDirectory(prefix="trimtab-") as folder:
+            path, *_ = save_beside(model, Path(folder) / "model.onnx")
+            try:
+                self._session = ort.InferenceSession(
+                    str(path), options, providers=["CPUExecutionProvider"]
+                )
+            except Exception as error:
+                raise ModelError(f"ONNX Runtime refuses the graph: {error}") from error
         self._inputs = [entry.name for entry in self._session.get_inputs()]
         self._shapes = [entry.shape for entry in self._session.get_inputs()]
         self._output_shapes = [entry.shape for entry in self._session.get_outputs()]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from trimtab.errors import ExportError
 from trimtab.graph.access import infer_shapes
 from trimtab.graph.count import count_model
+from trimtab.graph.save import save_beside, save_whole
 from trimtab.targets.gate import Comparison, check_file, has_int8_activations
 from trimtab_agent.contract.manifest import RuntimeName
 
@@ -122,20 +123,21 @@ def _write_tflite(model: ir.Model, path: Path) -> None:
 
 
 def _write_onnx(model: ir.Model, path: Path) -> None:
-    ir.save(model, path)
+    save_whole(model, path)
 
 
 def _write_openvino(model: ir.Model, path: Path) -> None:
     import openvino as ov
 
     source = path.with_suffix(".source.onnx")
-    ir.save(model, source)
+    sources = save_beside(model, source)
     try:
         converted = ov.convert_model(source)
     except Exception as error:
         raise ExportError(f"OpenVINO refuses the graph: {error}") from error
     finally:
-        source.unlink()
+        for file in sources:
+            file.unlink()
     if not has_int8_activations(model):
         # OpenVINO would round the activations of layers with integer weights to 8 bits; whether
         # activations are rounded is a choice for a recipe.

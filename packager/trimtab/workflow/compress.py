@@ -165,6 +165,7 @@ class Compressor:
         result = replace(applied, model=model, steps=(*applied.steps, summary))
         if self._unfinished is not None:
             self._unfinished.save(model, recipe, result.steps)
+            self._done.clear()  # one recipe is run: what is behind is not needed in memory
         return result
 
     def _summary(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from trimtab.evaluate.evaluate import assess
 from trimtab.graph.count import count_model
+from trimtab.graph.save import save_beside
 from trimtab.package.golden import GoldenSamples, encode_golden
 from trimtab.package.wire import wire_bytes
 from trimtab.workflow.source import Source
@@ -116,14 +117,14 @@ def measure(model: ir.Model, source: Source, *, threads: int) -> Standing:
     """
     with tempfile.TemporaryDirectory(prefix="trimtab-") as folder:
         path = Path(folder) / "model.onnx"
-        ir.save(model, path)
-        size = path.stat().st_size
+        files = save_beside(model, path)
+        size = sum(file.stat().st_size for file in files)
         session = runtimes.load("onnxruntime", path, threads=threads)
         sample = [column[:1] for column in source.samples]
         timed = _timed(path, sample, runtimes.run_samples(session, sample), threads)
         return msgspec.structs.replace(
             count(model),
-            wire_bytes=wire_bytes([path]) if size <= _MOST_CODED_BYTES else None,
+            wire_bytes=wire_bytes(files) if size <= _MOST_CODED_BYTES else None,
             file_bytes=size,
             **timed,
             **_accuracy(session, source),

@@ -19,13 +19,15 @@ import onnx_ir as ir
 
 from trimtab.compress.recipe import Recipe
 from trimtab.graph.access import infer_shapes
-from trimtab.package.files import replacing, write_atomically
+from trimtab.graph.save import save_beside
+from trimtab.package.files import write_atomically
 from trimtab.workflow.standing import StepSummary
 from trimtab_agent.contract import codec
 from trimtab_agent.durable import storage_errors
 from trimtab_agent.errors import FormatError
 
 FOLDER = ".unfinished"
+_RECORD, _MODEL = "finished.json", "finished.onnx"
 
 
 class _Record(msgspec.Struct, kw_only=True, frozen=True):
@@ -33,7 +35,7 @@ class _Record(msgspec.Struct, kw_only=True, frozen=True):
 
     Attributes:
         key: Of the run and of these steps.
-        sha256: Of the model's file.
+        sha256: Of the model's files.
         steps: What they did.
     """
 
@@ -60,16 +62,14 @@ class Unfinished:
         None if there was no such run, or what it left is damaged.
         """
         try:
-            data = (self.folder / "finished.json").read_bytes()
-            record = codec.decode(data, _Record, what="finished.json")
-            model_bytes = (self.folder / "finished.onnx").read_bytes()
+            data = (self.folder / _RECORD).read_bytes()
+            record = codec.decode(data, _Record, what=_RECORD)
+            digest = self._digest()
         except (OSError, FormatError):
             return None
-        if record.key != self._key(recipe, len(record.steps)):
+        if record.key != self._key(recipe, len(record.steps)) or record.sha256 != digest:
             return None
-        if record.sha256 != hashlib.sha256(model_bytes).hexdigest():
-            return None
-        model = ir.load(self.folder / "finished.onnx")
+        model = ir.load(self.folder / _MODEL)
         ir.external_data.load_to_model(model)
         infer_shapes(model)
         return model, record.steps
@@ -82,19 +82,24 @@ class Unfinished:
         """
         with storage_errors(f"making {self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
-        data = ir.to_proto(model).SerializeToString()
-        with replacing(self.folder / "finished.onnx") as stream:
-            stream.write(data)
-        record = _Record(
-            key=self._key(recipe, len(steps)),
-            sha256=hashlib.sha256(data).hexdigest(),
-            steps=steps,
-        )
-        write_atomically(self.folder / "finished.json", codec.encode_pretty(record))
+        # Without its record a model does not count: one that is half written is never read.
+        (self.folder / _RECORD).unlink(missing_ok=True)
+        with storage_errors(f"writing into {self.folder}"):
+            save_beside(model, self.folder / _MODEL)
+        record = _Record(key=self._key(recipe, len(steps)), sha256=self._digest(), steps=steps)
+        write_atomically(self.folder / _RECORD, codec.encode_pretty(record))
 
     def clear(self) -> None:
         """Forgets everything: the run is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _digest(self) -> str:
+        """Returns the SHA-256 of the model's files one after the other."""
+        digest = hashlib.sha256()
+        for path in sorted(self.folder.glob(f"{_MODEL}*")):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
 
     def _key(self, recipe: Recipe, count: int) -> str:
         done: dict[str, Any] = Recipe(steps=recipe.steps[:count]).to_dict()
