@@ -121,7 +121,11 @@ NAMES = (
 
 def make(name: str) -> Any:
     """Builds the model called `name`, with weights that do something."""
-    model = _table()[name]()
+    return with_weights(_table()[name]())
+
+
+def with_weights(model: Any) -> Any:
+    """Gives a model weights that do something: fresh norms and biases do nothing."""
     generator = np.random.default_rng(0)
     if model.get_weights():
         model.set_weights(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import onnx_ir as ir
 from trimtab.errors import ModelError
 from trimtab.graph.keras_layers import exportable_layers
 from trimtab.graph.keras_legacy import read_legacy
+from trimtab.graph.keras_recurrent import States
 from trimtab.graph.tensorflow_import import clean_name, convert_function, one_line, unique
 from trimtab.tensorflow_setup import import_tensorflow
 
@@ -50,18 +53,25 @@ def convert_keras(model: Any, source: str) -> ir.Model:
         model: A model that was built.
         source: What is converted, for messages.
 
+    Returns:
+        The graph. The states of layers that keep theirs between calls (`stateful=True`) are its
+        last inputs, `<layer>_state_0` and so on, and its last outputs, `<layer>_state_0_next`.
+
     Raises:
-        ModelError: The model was never built, keeps state between calls, or cannot be converted.
+        ModelError: The model was never built, or cannot be converted.
     """
     import tensorflow as tf
 
-    signature = _signature(model, source)
-    _refuse_state(model, source)
-    function = tf.function(lambda *inputs: _call(model, inputs))
-    with exportable_layers(), warnings.catch_warnings():
+    signature, kept = _signature(model, source), _kept_states(model, source)
+    states = States({}, {})
+    signature += [spec for specs in kept.values() for spec in specs]
+    function = tf.function(lambda *inputs: _call(model, inputs, kept, states))
+    with exportable_layers(states), _stateless(kept), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        count = _count_outputs(function, signature, source)
-        graph = convert_function(function, signature, _output_names(model, count), source)
+        count = _count_outputs(function, signature, source) - sum(map(len, kept.values()))
+        names = _output_names(model, count)
+        names += [f"{spec.name}_next" for specs in kept.values() for spec in specs]
+        graph = convert_function(function, signature, names, source)
     scope = _scope(graph, model)
     for node in graph.graph:
         node.name = (node.name or "").removeprefix(f"{scope}/")
@@ -89,22 +99,55 @@ def _signature(model: Any, source: str) -> list[Any]:
     return [tf.TensorSpec((None, *shape[1:]), tf.float32, name="input")]
 
 
-def _refuse_state(model: Any, source: str) -> None:
-    names = [layer.name for layer in model.layers if getattr(layer, "stateful", False) is True]
-    if names:
-        raise ModelError(
-            f"{source}: layer {names[0]!r} keeps its state between calls (stateful=True), and an "
-            "exported graph cannot; rebuild the model with the states as inputs and outputs "
-            "(initial_state, return_state)"
-        )
-
-
-def _call(model: Any, inputs: tuple[Any, ...]) -> Any:
+def _kept_states(model: Any, source: str) -> dict[Any, list[Any]]:
+    """Returns a spec for each state of each layer that keeps its own between calls."""
+    import keras
     import tensorflow as tf
 
+    specs = {}
+    for layer in model._flatten_layers():  # noqa: SLF001  # nested ones too
+        if getattr(layer, "stateful", False) is not True or hasattr(layer, "forward_layer"):
+            continue
+        if not isinstance(layer, keras.layers.RNN):
+            raise ModelError(
+                f"{source}: layer {layer.name!r} keeps its state between calls (stateful=True); "
+                "rebuild the model with Keras 3, or with the states as inputs and outputs"
+            )
+        specs[layer] = [
+            tf.TensorSpec(state.shape, state.dtype, name=clean_name(f"{layer.name}_state_{index}"))
+            for index, state in enumerate(tf.nest.flatten(layer.states))
+        ]
+    return specs
+
+
+@contextmanager
+def _stateless(layers: Iterable[Any]) -> Iterator[None]:
+    """Keeps layers from storing their states while they are traced."""
+    layers = list(layers)
+    for layer in layers:
+        layer.stateful = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.stateful = True
+
+
+def _call(
+    model: Any, inputs: tuple[Any, ...], kept: dict[Any, list[Any]], states: States
+) -> list[Any]:
+    """Calls the model on its inputs, behind which the states of its layers stand."""
+    import tensorflow as tf
+
+    own = list(inputs[: len(inputs) - sum(map(len, kept.values()))])
+    rest = iter(inputs[len(own) :])
+    states.given = {id(layer): [next(rest) for _ in specs] for layer, specs in kept.items()}
     # A model of several inputs takes them as it was built: a list, or a dictionary.
-    given = tf.nest.pack_sequence_as(model.input, list(inputs)) if len(inputs) > 1 else inputs[0]
-    return [tf.identity(output) for output in tf.nest.flatten(model(given, training=False))]
+    given = tf.nest.pack_sequence_as(model.input, own) if len(own) > 1 else own[0]
+    outputs = tf.nest.flatten(model(given, training=False))
+    for layer in kept:
+        outputs += tf.nest.flatten(states.made[id(layer)])
+    return [tf.identity(output) for output in outputs]
 
 
 def _count_outputs(function: Any, signature: list[Any], source: str) -> int:

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from trimtab.graph.keras_layers import MARKER
+from trimtab.graph.keras_recurrent import MARKER
+from trimtab.graph.tensorflow_linear import linear_handlers
+from trimtab.graph.tensorflow_nodes import make_constant, put
 
 _LAST = np.iinfo(np.int64).max
 
@@ -27,7 +29,7 @@ def handlers() -> dict[str, tuple[Any, list[str]]]:
         "Bucketize": _bucketize,
         "PyFunc": _recurrent,
     }
-    return {name: (function, []) for name, function in functions.items()}
+    return {name: (function, []) for name, function in functions.items()} | linear_handlers()
 
 
 def _replace(ctx: Any, node: Any, output: str, index: int = 0) -> None:
@@ -80,17 +82,18 @@ def _bucketize(ctx: Any, node: Any, _name: str, _args: Sequence[Any]) -> None:
 
 
 def _recurrent(ctx: Any, node: Any, _name: str, _args: Sequence[Any]) -> None:
-    """Writes ONNX's GRU, LSTM or RNN for a marker of `keras_layers`."""
+    """Writes ONNX's GRU, LSTM or RNN for a marker of `keras_recurrent`."""
     marker = _marker_text(node)
     if marker is None:
         return  # a Python function in the user's model: the check of the result names it
     settings = json.loads(marker)
-    data, weights, states = node.input[1], list(node.input[2:5]), list(node.input[5:])
+    data, weights, rest = node.input[1], list(node.input[2:5]), list(node.input[5:])
+    lengths = rest.pop(0) if settings["lengths"] else ""
     dtype = ctx.get_dtype(node.output[0])
     time_first = ctx.make_node("Transpose", [data], attr={"perm": [1, 0, 2]})
     axis0 = make_constant(ctx, np.asarray([0], np.int64))
-    given = [ctx.make_node("Unsqueeze", [state, axis0]).output[0] for state in states]
-    inputs = [time_first.output[0], *weights, *([""] if given else []), *given]
+    given = [ctx.make_node("Unsqueeze", [state, axis0]).output[0] for state in rest]
+    inputs = [time_first.output[0], *weights, *([lengths] if given or lengths else []), *given]
     layer = ctx.make_node(
         settings["operator"],
         inputs,
@@ -141,26 +144,3 @@ def _attributes(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _dtype(ctx: Any, node: Any) -> Any:
     return onnx.helper.tensor_dtype_to_np_dtype(ctx.get_dtype(node.output[0]))
-
-
-def make_constant(ctx: Any, array: Any) -> str:
-    """Adds a constant to tf2onnx's graph, and returns its name."""
-    from tf2onnx.utils import make_name
-
-    return str(ctx.make_const(make_name("trimtab_const"), np.asarray(array)).output[0])
-
-
-def put(ctx: Any, node: Any, operator: str, inputs: Sequence[str], **attributes: Any) -> None:
-    """Puts a new last node with the old one's name, output and type in its place."""
-    name, outputs = node.name, list(node.output)
-    dtype, shape = ctx.get_dtype(outputs[0]), ctx.get_shape(outputs[0])
-    ctx.remove_node(name)
-    ctx.make_node(
-        operator,
-        inputs,
-        attr=attributes,
-        name=name,
-        outputs=outputs,
-        shapes=[shape],
-        dtypes=[dtype],
-    )

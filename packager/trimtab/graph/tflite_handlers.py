@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.graph.tensorflow_handlers import make_constant, put
+from trimtab.graph.tensorflow_nodes import make_constant, put
 
 _LSTM_INPUTS = 15
 """Data, 4 weights of it, 4 recurrent ones, 4 biases, 2 states: no peephole, projection or norm."""
