@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from support.architectures import ARCHITECTURES
+from support.architectures import ARCHITECTURES, WIDTH
 from support.pruning import assert_prunes_exactly, channels, inputs_for, outputs
 from trimtab.graph.clean import clean
 from trimtab.graph.count import count_model
@@ -134,3 +134,17 @@ def test_the_engine_computes_what_the_runtime_does(name: str) -> None:
     expected = outputs(model)
     actual = np.asarray(GraphModule(model)(inputs_for(model))[0])
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["torch_encoder", "bert", "vision_transformer", "convnext"])
+def test_the_width_of_a_residual_stream_goes_when_asked_for(name: str) -> None:
+    model = clean(ARCHITECTURES[name]())
+    found = analyse(model, across_norms=True)
+    stream = max(found.groups, key=lambda group: len(group.axes))
+    assert len(stream.classes) == WIDTH
+    pruned = remove_channels(model, found, stream.classes[:5])
+    norms = [node for node in pruned.graph if node.op_type == "LayerNormalization"]
+    assert norms
+    assert all(node.inputs[1].shape == [WIDTH - 5] for node in norms)
+    assert outputs(pruned).shape == outputs(model).shape
+    assert count_model(pruned).parameters < 0.8 * count_model(model).parameters

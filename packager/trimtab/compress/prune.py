@@ -40,6 +40,8 @@ class PruneChannels(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fi
         multiple: Channel counts are kept to multiples of this, except where all of a group's
             channels stay. By default the profile's `channel_multiple`.
         min_channels: The fewest channels that a group keeps.
+        normalized: Prune also features that a layer norm normalises together, such as the width of
+            a transformer's residual stream. The norms then work on fewer: train afterwards.
         samples: How many training samples gradients and the scan are measured on.
         rounds: Prune in so many rounds, each to the same share of the one before, training after
             each.
@@ -55,6 +57,7 @@ class PruneChannels(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fi
     scope: Literal["global", "uniform", "sensitivity"] = "global"
     multiple: Positive | None = None
     min_channels: Positive = 1
+    normalized: bool = False
     samples: Positive = 512
     rounds: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
     epochs_per_round: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
@@ -117,12 +120,12 @@ def apply(model: ir.Model, step: PruneChannels, context: Context) -> ir.Model:
         )
     multiple = step.multiple or int(context.profile.channel_multiple.value)
     what = step.amount.what
-    for cause, names in _analysed(model).kept_by_cause().items():
+    for cause, names in _analysed(model, step).kept_by_cause().items():
         context.log(f"kept whole, because {cause}: {', '.join(names)}")
-    whole, result = whole_cost(_analysed(model), model, what, context), model
+    whole, result = whole_cost(_analysed(model, step), model, what, context), model
     for number in range(1, step.rounds + 1):
         goal = whole * step.amount.share ** (number / step.rounds)
-        share = min(1.0, goal / whole_cost(_analysed(result), result, what, context))
+        share = min(1.0, goal / whole_cost(_analysed(result, step), result, what, context))
         pruned = prune(result, step, multiple=multiple, context=context, share=share)
         for group in pruned.groups:
             context.log(f"{group.name}: {group.before} -> {group.after} channels")
@@ -161,7 +164,7 @@ def prune(
         RecipeError: A budget in time, and the profile lacks a figure that it needs.
         UnsupportedOperatorError: Gradients, and the engine lacks operators.
     """
-    dependencies = _analysed(model)
+    dependencies = _analysed(model, step)
     groups = dependencies.groups
     scores = score_groups(
         model, dependencies, step.criterion, samples=step.samples, context=context
@@ -198,8 +201,8 @@ def _train(model: ir.Model, step: PruneChannels, number: int, context: Context) 
     return fine_tune.apply(model, training, context)
 
 
-def _analysed(model: ir.Model) -> Dependencies:
-    dependencies = analyse(model)
+def _analysed(model: ir.Model, step: PruneChannels) -> Dependencies:
+    dependencies = analyse(model, across_norms=step.normalized)
     if not dependencies.groups:
         around = ", ".join(dependencies.opaque_operators) or "none"
         raise ModelError(

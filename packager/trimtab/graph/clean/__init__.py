@@ -20,6 +20,7 @@ from trimtab.graph.clean.dense import fuse_dense_bias
 from trimtab.graph.clean.einsum import hoist_bias, lower_einsum
 from trimtab.graph.clean.endings import sink_activations
 from trimtab.graph.clean.flat_dense import unflatten_dense
+from trimtab.graph.clean.layer_norm import fuse_layer_norms
 from trimtab.graph.clean.names import tidy_names
 from trimtab.graph.clean.reshapes import fold_shapes
 from trimtab.graph.clean.reversals import cancel_reversals
@@ -42,6 +43,7 @@ _PASSES = (
     drop_zero_states,
     fold_shapes,
     unflatten_dense,
+    fuse_layer_norms,
     sink_unsqueeze,
     cancel_squeezes,
     cancel_transposes,

@@ -22,15 +22,20 @@ from trimtab.graph.dependencies.rules import RULES
 from trimtab.graph.shapes import Formulas
 
 
-def analyse(model: ir.Model) -> Dependencies:
+def analyse(model: ir.Model, *, across_norms: bool = False) -> Dependencies:
     """Find what can be cut from a model.
 
     Args:
         model: A float model whose values have names and shapes, with constants as initializers
             and nodes in topological order, as `load_model` returns it. Where a shape is unknown,
             or a node is not understood, everything around it is kept.
+        across_norms: Let single features go that a layer norm works on, such as those of the
+            residual stream of a transformer. The norm's mean then is over fewer of them, so that
+            what is left does not compute the same as with zeros in their place.
     """
-    labels = Labels(model.opset_imports.get("", 0), Formulas(model.graph))
+    labels = Labels(
+        model.opset_imports.get("", 0), Formulas(model.graph), across_norms=across_norms
+    )
     for value in model.graph.inputs:
         if value.shape is not None:
             labels.set_activation(value, frozen(len(value.shape)))

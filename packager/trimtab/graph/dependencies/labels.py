@@ -51,6 +51,7 @@ class Labels:
         atoms: The atoms and the ties between them.
         opset: Version of the ONNX operator set that the graph imports.
         formulas: The graph's lengths, as far as they are known.
+        across_norms: Says whether what is normalised together may lose some of its members.
         activations: Labels of each graph input and node output, by the name of the value.
         parameters: One vector for each axis of each initializer that was met, by its name.
         kernels: Names of the parameters that make channels: weights of convolutions and the like.
@@ -59,9 +60,10 @@ class Labels:
         reading: The axes of kernels whose slices are multiplied with channels and summed up.
     """
 
-    def __init__(self, opset: int, formulas: Formulas) -> None:
+    def __init__(self, opset: int, formulas: Formulas, *, across_norms: bool = False) -> None:
         self.atoms = Atoms()
         self.opset = opset
+        self.across_norms = across_norms
         self.formulas = formulas
         self.activations: dict[str, LabelArray] = {}
         self.parameters: dict[str, list[LabelArray]] = {}

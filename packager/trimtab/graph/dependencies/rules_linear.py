@@ -96,11 +96,21 @@ def layer_normalization(node: ir.Node, labels: Labels) -> Sequence[LabelArray] |
         return None
     source = labels.of(data(node))
     first = node.attributes.get_int("axis", -1) % source.ndim
+    if labels.across_norms and first == source.ndim - 1 and source.shape[first] > 1:
+        return [_narrowed(node, labels.vector(source, first, source.shape[first]), labels)]
     for value in node.inputs[1:]:
         if value is not None:
             labels.freeze(value)
     normalised = [axis for axis in varying_axes(source) if axis >= first]
     return [labels.tie_because(source, normalised, f"{node.name} normalises them together")]
+
+
+def _narrowed(node: ir.Node, features: LabelArray, labels: Labels) -> LabelArray:
+    """Let a norm along the last axis lose features, with their scales and biases."""
+    for value in node.inputs[1:]:
+        if value is not None and is_parameter(value):
+            labels.set_parameter(value, {0: features})
+    return along(features, -1, len(dimensions(data(node))))
 
 
 @rule("GroupNormalization")

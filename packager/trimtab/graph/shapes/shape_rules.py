@@ -216,6 +216,13 @@ def _of_its_numbers(node: ir.Node, known: Formulas) -> list[Lengths] | None:
     return None if target is None else [tuple(target.flat)]
 
 
+def _tile(node: ir.Node, known: Formulas) -> list[Lengths] | None:
+    source, repeats = known.shape(node.inputs[0]), known.of(node.inputs[1])
+    if source is None or repeats is None:
+        return None
+    return [tuple(length * times for length, times in zip(source, repeats, strict=True))]
+
+
 def _range(node: ir.Node, known: Formulas) -> list[Lengths] | None:
     start, limit, step = (known.of(value) for value in node.inputs[:3])
     if start is None or limit is None or step is None or step.item() != 1:
@@ -289,6 +296,7 @@ SHAPE_RULES: dict[str, ShapeRule] = {
     "Slice": _slice,
     "Split": _split,
     "Squeeze": _squeeze,
+    "Tile": _tile,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
 }
