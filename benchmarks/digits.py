@@ -45,6 +45,17 @@ def with_distorted(part: Part) -> Part:
     return np.concatenate([x, mild, strong]), np.tile(y, 3)
 
 
+def with_shifted(part: Part, copies: int = 4, pixels: int = 2) -> Part:
+    """Returns the images with some copies of each, moved by whole pixels."""
+    x, y = part
+    random = np.random.default_rng(7)
+    moved = [
+        np.stack([np.roll(image, random.integers(-pixels, pixels + 1, 2), (0, 1)) for image in x])
+        for _ in range(copies)
+    ]
+    return np.concatenate([x, *moved]), np.tile(y, copies + 1)
+
+
 def distort(
     images: np.ndarray, seed: int, degrees: float = 35, noise: float = 0.35, pixels: float = 3
 ) -> np.ndarray:
