@@ -110,7 +110,7 @@ class _Sums:
 
 def _split(means: Array, errors: Array, members: Array, missing: int) -> Array:
     """Replaces the clusters with the largest errors by two each, a deviation off their means."""
-    missing = min(missing, np.count_nonzero(errors))
+    missing = min(missing, int(np.count_nonzero(errors)))
     if missing == 0:
         return means
     worst = np.argsort(errors)[-missing:]
