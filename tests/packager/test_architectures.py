@@ -148,3 +148,51 @@ def test_the_width_of_a_residual_stream_goes_when_asked_for(name: str) -> None:
     assert all(node.inputs[1].shape == [WIDTH - 5] for node in norms)
     assert outputs(pruned).shape == outputs(model).shape
     assert count_model(pruned).parameters < 0.8 * count_model(model).parameters
+
+
+def keras_attention(layers, x):
+    y = layers.MultiHeadAttention(4, 4)(x, x)
+    x = layers.LayerNormalization()(layers.Add()([x, y]))
+    y = layers.Dense(16)(layers.Dense(24, activation="gelu")(x))
+    return layers.LayerNormalization()(layers.Add()([x, y]))
+
+
+def keras_model(name: str):
+    import keras
+
+    layers = keras.layers
+    keras.utils.set_random_seed(1)
+    if name == "words":
+        x = given = keras.Input((12,), dtype="int32")
+        x = keras_attention(layers, layers.Embedding(40, 16, mask_zero=True)(x))
+    elif name == "any_length":
+        x = given = keras.Input((None, 6))
+        x = keras_attention(layers, layers.Dense(16)(x))
+    elif name == "grouped_queries":
+        x = given = keras.Input((10, 6))
+        x = layers.GroupQueryAttention(4, 4, 2)(layers.Dense(16)(x), layers.Dense(16)(x))
+    else:
+        given = keras.Input((16, 16, 1))
+        x = layers.Conv2D(8, 3, 4, "same", activation="relu")(given)
+        x = layers.Reshape((4, 32))(layers.Permute((2, 1, 3))(x))
+        x = layers.Bidirectional(layers.LSTM(8, return_sequences=True))(x)
+        x = layers.Dense(12, activation="relu")(x)
+    return keras.Model(given, layers.Dense(5)(layers.GlobalAveragePooling1D()(x)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("words", [16, 24]),
+        ("any_length", [16, 24]),
+        ("grouped_queries", [16, 8, 16, 16]),
+        ("columns", [8, 8, 12]),
+    ],
+)
+def test_networks_of_keras(name: str, sizes: list[int]) -> None:
+    from trimtab.graph.keras_import import convert_keras
+
+    model = clean(convert_keras(keras_model(name), "test"))
+    assert channels(model) == sizes
+    assert_prunes_exactly(model)

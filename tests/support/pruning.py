@@ -29,7 +29,7 @@ def inputs_for(model: ir.Model, samples: int = 3, free: int = 7) -> list[np.ndar
         dims = [dim if isinstance(dim, int) else free for dim in value.shape][1:]
         x = random.normal(size=(samples, *dims)).astype(np.float32)
         is_index = value.dtype is not None and value.dtype.is_integer()
-        arrays.append(np.abs(x * 3).astype(np.int64) if is_index else x)
+        arrays.append(np.abs(x * 3).astype(value.dtype.numpy()) if is_index else x)
     return arrays
 
 
