@@ -29,6 +29,7 @@ def check(*steps: dict[str, Any], has_data: bool = True) -> None:
     [
         ({"factorize": {"rank": 999}}, "rank"),
         ({"prune_weights": {"pattern": "2:64"}}, "no weight has 64 input channels"),
+        ({"dequantize": {}}, "the model is not quantized; leave out this step"),
         ({"early_exit": {"exits": ["nowhere"]}}, "nowhere"),
     ],
 )
@@ -38,7 +39,7 @@ def test_late_faults_come_first(late: dict[str, Any], message: str) -> None:
 
 
 def test_what_is_quantized_cannot_be_pruned_and_that_shows_first() -> None:
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match=r"before the quantization, or `dequantize: \{\}` before"):
         check(LONG, {"quantize_int8": {}}, {"prune_channels": {"macs": 0.5}})
 
 
@@ -62,6 +63,7 @@ def test_a_step_that_needs_data_is_named_by_its_place(step: dict[str, Any]) -> N
 
 
 def test_sound_recipes_pass() -> None:
+    check(LONG, {"quantize_int8": {}}, {"dequantize": {}}, {"prune_channels": {"macs": 0.5}})
     check(LONG, {"prune_weights": {"sparsity": 0.5, "rounds": 3, "epochs_per_round": 900}})
     check({"prune_weights": {"sparsity": 0.5}}, {"share_weights": {}}, has_data=False)
 

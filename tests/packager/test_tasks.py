@@ -192,7 +192,7 @@ AMBIGUOUS = {
     "padded to the full length": (
         np.full((4, 9), -1), (None, 9, 3), "choose --task tokens or ctc",
     ),
-    "text": (np.array(["a"]), (None, 3), "no task takes these; choose --task, one of"),
+    "text": (np.array(["a"]), (None, 3), "such as 'a': give whole class numbers from 0"),
 }  # fmt: skip
 
 

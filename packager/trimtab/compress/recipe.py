@@ -24,7 +24,8 @@ import msgspec
 import onnx_ir as ir
 
 from trimtab.compress.context import Context
-from trimtab.errors import RecipeError
+from trimtab.compress.dequantize import is_quantized
+from trimtab.errors import ModelError, RecipeError, UnsupportedOperatorError
 from trimtab.graph.count import ModelCount, count_model
 
 TECHNIQUES: Mapping[str, tuple[str, str]] = {
@@ -37,6 +38,7 @@ TECHNIQUES: Mapping[str, tuple[str, str]] = {
     "prune_weights": ("trimtab.compress.prune_weights", "PruneWeights"),
     "share_weights": ("trimtab.compress.share_weights", "ShareWeights"),
     "quantize_weights": ("trimtab.compress.quantize_weights", "QuantizeWeights"),
+    "dequantize": ("trimtab.compress.dequantize", "Dequantize"),
 }
 """By its name in recipes: the module and the name of its Struct."""
 
@@ -142,12 +144,31 @@ def run_recipe(model: ir.Model, recipe: Recipe, context: Context) -> RecipeResul
     for step in recipe.steps:
         before, start = after, time.monotonic()
         context.log(f"{step.technique}: {msgspec.json.encode(step.parameters).decode()}")
-        technique = importlib.import_module(TECHNIQUES[step.technique][0])
-        model = technique.apply(model, step.parameters, context)
+        model = apply_step(model, step, context)
         after = count_model(model)
         duration_s = time.monotonic() - start
         reports.append(StepReport(step=step, before=before, after=after, duration_s=duration_s))
     return RecipeResult(model=model, reports=tuple(reports))
+
+
+def apply_step(model: ir.Model, step: Step, context: Context) -> ir.Model:
+    """Apply one step.
+
+    Raises:
+        TrimtabError: What the technique raises. If it is one for float models and the model is
+            quantized, the message says the way out.
+    """
+    technique = importlib.import_module(TECHNIQUES[step.technique][0])
+    try:
+        result: ir.Model = technique.apply(model, step.parameters, context)
+    except (ModelError, RecipeError) as error:
+        if isinstance(error, UnsupportedOperatorError) or not is_quantized(model):
+            raise
+        raise ModelError(
+            f"{error}. The model is quantized at this step: put the step before the quantization, "
+            "or `dequantize: {}` before the step"
+        ) from error
+    return result
 
 
 def _parse_constraints(source: Mapping[str, Any], what: str) -> Constraints:

@@ -7,7 +7,6 @@ meets the same refusals: a layer that would be emptied, a rank above the matrix,
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,7 @@ import msgspec
 import onnx_ir as ir
 
 from trimtab.compress.context import Context, Kept
-from trimtab.compress.recipe import TECHNIQUES, Step
+from trimtab.compress.recipe import Step, apply_step
 from trimtab.errors import DataError
 
 _TRAINS_ONLY = frozenset({"fine_tune", "distil"})
@@ -78,9 +77,7 @@ def _apply(model: ir.Model, step: Step, context: Context) -> ir.Model:
 
         find_points(model, step.parameters.exits)  # type: ignore[attr-defined]
         return model
-    technique = importlib.import_module(TECHNIQUES[step.technique][0])
-    changed: ir.Model = technique.apply(model, untrained(step).parameters, context)
-    return changed
+    return apply_step(model, untrained(step), context)
 
 
 def _check_training(model: ir.Model, step: Step, context: Context) -> ir.Model:

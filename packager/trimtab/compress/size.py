@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from trimtab.compress.context import Context
-from trimtab.compress.recipe import TECHNIQUES, Step
+from trimtab.compress.recipe import Step, apply_step
 from trimtab.compress.rehearsal import untrained
 from trimtab.evaluate.data import Dataset
 from trimtab.graph.access import constant, set_initializer
@@ -49,8 +48,7 @@ class SizeMeter:
         for step in steps:
             if step.technique in {"fine_tune", "distil"}:
                 continue
-            technique = importlib.import_module(TECHNIQUES[step.technique][0])
-            model = technique.apply(model, untrained(step).parameters, self._context)
+            model = apply_step(model, untrained(step), self._context)
         return self._float_bytes / self._bytes(model)
 
     def _bytes(self, model: ir.Model) -> int:

@@ -38,15 +38,11 @@ def check_fits(dataset: Dataset, inputs: Sequence[TensorSpec], output: Shape, ta
         DataError: It does not fit. The message names every array at fault, with what was
             expected and what was received.
     """
-    faults = [
-        fault
-        for name, split in (
-            ("train", dataset.train),
-            ("train" if dataset.held_out else "test", dataset.test),
-        )
-        for fault in _split_faults(name, split, inputs, output, task)
-    ]
-    faults = list(dict.fromkeys(faults))  # a held-out part has the faults of the whole
+    faults = list(_split_faults("train", dataset.train, inputs, output, task))
+    if not dataset.held_out:
+        faults += _split_faults("test", dataset.test, inputs, output, task)
+    elif not faults:  # what was held out has the same shape, and rows of its own
+        faults += _split_faults("train", dataset.test, inputs, output, task)
     if not faults:
         faults = [*_range_faults(dataset), *_test_faults(dataset.test, task)]
     if faults:
