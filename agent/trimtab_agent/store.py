@@ -243,6 +243,8 @@ class Store:
             if before:
                 self._point("current", before.sha256)
             else:
+                # An older rollback may have left this link to what has failed now.
+                (self._root / "previous").unlink(missing_ok=True)
                 (self._root / "current").unlink()
                 sync_directory(self._root)
 

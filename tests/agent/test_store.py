@@ -84,6 +84,15 @@ def test_rolling_back_the_first_version_leaves_none(store):
     assert store.current is None
 
 
+def test_a_version_that_failed_twice_is_no_way_back(store):
+    first, second = (small_package(n) for n in "12")
+    one = activate(store, first)
+    store.rollback(activate(store, second))
+    store.rollback(one)
+    assert store.current is None
+    assert store.previous is None
+
+
 def test_the_links_are_relative_so_that_the_tree_can_be_moved(store, tmp_path):
     package = small_package()
     activate(store, package)

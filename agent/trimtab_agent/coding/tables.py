@@ -51,7 +51,8 @@ def frequencies(codes: NDArray[np.uint8]) -> NDArray[np.int64]:
     if codes.max(initial=0) > MAX_CODE or np.count_nonzero(codes) < 2:
         raise FormatError("a probability table in the coded stream is out of range")
     weights = _WEIGHTS[codes]
-    shares = np.where(codes > 0, np.maximum(weights * SCALE // weights.sum(), 1), 0)
+    total = weights.sum()
+    shares = np.where(codes > 0, np.maximum((weights * SCALE + total // 2) // total, 1), 0)
     missing = SCALE - int(shares.sum())
     while missing:
         # Rounding is made good where it costs least: at the most frequent symbols.
