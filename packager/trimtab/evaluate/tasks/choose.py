@@ -50,8 +50,8 @@ def detect_task(labels: Array | None, output: Shape, inputs: Sequence[Shape]) ->
     """
     if labels is not None and labels.dtype.kind in "OSU":
         raise DataError(
-            f"labels are text or objects ({labels.dtype}), such as {str(labels.flat[0])!r}: give whole "
-            "class numbers from 0, in the order of the model's outputs"
+            f"labels are text or objects ({labels.dtype}), such as {str(labels.flat[0])!r}: give "
+            "whole class numbers from 0, in the order of the model's outputs"
         )
     if labels is None:
         several = len(output) > 1 and output[-1] != 1
