@@ -40,7 +40,8 @@ def singular_values(matrix: Array) -> Array:
     """
     wide = matrix.astype(np.float64)
     gram = wide @ wide.T if len(wide) < wide.shape[1] else wide.T @ wide
-    return np.sqrt(np.clip(np.linalg.eigvalsh(gram)[::-1], 0, None))
+    values: Array = np.sqrt(np.clip(np.linalg.eigvalsh(gram)[::-1], 0, None))
+    return values
 
 
 def svd(matrix: Array, rank: int) -> tuple[Array, Array]:
@@ -60,8 +61,8 @@ def svd(matrix: Array, rank: int) -> tuple[Array, Array]:
     if len(wide) < wide.shape[1]:
         left, right = svd(wide.T, rank)
         return right.T, left.T
-    basis = np.linalg.eigh(wide.T @ wide)[1][:, ::-1][:, :rank]
-    scores = wide @ basis
+    basis: Array = np.linalg.eigh(wide.T @ wide)[1][:, ::-1][:, :rank]
+    scores: Array = wide @ basis
     lengths = np.linalg.norm(scores, axis=0)
     roots = np.sqrt(np.where(lengths == 0, 1, lengths))
     return scores / roots, roots[:, None] * basis.T
@@ -161,7 +162,8 @@ def _start(unfolded: Array, rank: int, random: np.random.Generator) -> Array:
     leading = _leading(unfolded, rank)
     more = random.normal(size=(len(unfolded), rank - leading.shape[1]))
     start = np.concatenate([leading, more], axis=1)
-    return start + 0.1 / np.sqrt(len(unfolded)) * random.normal(size=start.shape)
+    off: Array = random.normal(size=start.shape) / (10 * np.sqrt(len(unfolded)))
+    return start + off
 
 
 def _balanced(factors: Sequence[Array]) -> list[Array]:
