@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import onnx_ir as ir
@@ -10,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.graphs import GRAPHS, GraphBuilder
+from support.techniques import context, small_dataset
 from trimtab.compress.prune import PruneChannels, prune
 from trimtab.compress.selection import allowed_counts, choose, nearest_step
 from trimtab.errors import ModelError
+from trimtab.evaluate.data import Split
 from trimtab.graph.access import set_initializer
 from trimtab.graph.clean import clean
 from trimtab.graph.count import count_model
@@ -56,6 +60,20 @@ def test_keeps_the_channels_that_later_layers_hear_best() -> None:
     model = two_convolutions()
     heard(model, "c2", [1, 4, 6], 100)
     pruned = prune(model, PruneChannels(keep=3 / 8, scope="uniform"), multiple=1).model
+    assert places_kept(model, pruned, "c0") == [1, 4, 6]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("criterion", ["taylor", "obd"])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_gradients_keep_what_the_answers_depend_on(criterion: str, labelled: bool) -> None:
+    model = two_convolutions()
+    heard(model, "c2", [1, 4, 6], 100)
+    data = small_dataset(model)
+    if not labelled:
+        data = replace(data, train=Split(inputs=data.train.inputs))
+    step = PruneChannels(keep=3 / 8, scope="uniform", criterion=criterion)
+    pruned = prune(model, step, multiple=1, context=context(model, data)).model
     assert places_kept(model, pruned, "c0") == [1, 4, 6]
 
 

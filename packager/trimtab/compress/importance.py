@@ -43,6 +43,10 @@ Criterion = Literal["l2", "taylor", "obd", "batch_norm", "random"]
 _GATE_BATCH = 8
 """Gradients of more samples cancel out before they are squared; of fewer they cost more."""
 
+_TEMPERATURE = 4.0
+"""Where a model fits what it was trained on, the loss of labels is all but zero, and the few
+samples that it is unsure of alone would speak. Softened, each has a say."""
+
 
 def score_groups(
     model: ir.Model,
@@ -173,15 +177,23 @@ def _loss_changes(
             "(labels are not needed), or take `l2`"
         )
     from trimtab.compress.teacher import teacher_answers
-    from trimtab.engine.sensitivity import gradient_batches, likeliest
+    from trimtab.engine.sensitivity import gradient_batches, probing_targets
 
     split = context.dataset.train
     chosen = np.random.default_rng(context.seed).permutation(len(split))[:samples]
     inputs = [array[chosen] for array in split.inputs]
-    answers = teacher_answers(context.teacher, inputs)
-    labels = likeliest(model, answers) if split.labels is None else split.labels[chosen]
+    labels = None if split.labels is None else split.labels[chosen]
+    targets = probing_targets(model, teacher_answers(context.teacher, inputs), labels)
     changes = [np.zeros(len(group.classes)) for group in dependencies.groups]
-    batches = gradient_batches(model, inputs, answers, labels, batch=_GATE_BATCH)
+    batches = gradient_batches(
+        model,
+        inputs,
+        targets,
+        labels,
+        batch=_GATE_BATCH,
+        temperature=_TEMPERATURE,
+        label_share=0.0,
+    )
     for size, gradients in batches:
         for index, group in enumerate(dependencies.groups):
             gates = _gate_gradients(model, dependencies, group, gradients) * size

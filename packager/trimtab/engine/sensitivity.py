@@ -9,7 +9,7 @@ the teacher would not do: its gradient is zero for as long as nothing has been p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from trimtab.engine.heads import Head, Labels, heads
+from trimtab.engine.heads import Head, Labels, fit_labels, heads, per_output
 from trimtab.engine.layout import Laid, arrange, natural
 from trimtab.engine.losses import Loss, build_loss
 from trimtab.engine.module import GraphModule
@@ -26,7 +26,10 @@ from trimtab.tensorflow_setup import import_tensorflow
 Array = NDArray[Any]
 
 _SEED = 0
-"""Of the drawn classes: the same samples give the same gradients."""
+"""Of what is drawn: the same samples give the same gradients."""
+
+_CERTAIN = np.float32(1e3)
+"""Answers times this leave no other class a chance, after softening too."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,11 @@ def weight_gradients(
         UnsupportedOperatorError: The engine lacks operators of the graph.
         DataError: Targets or labels do not fit the model's outputs.
     """
+    goals = _goals(model, _listed(targets), labels)
     count = 0
     sums: dict[str, Array] = {}
     squares: dict[str, Array] = {}
-    for size, gradients in gradient_batches(model, samples, targets, labels, batch=batch):
+    for size, gradients in gradient_batches(model, samples, targets, goals, batch=batch):
         count += size
         for name, gradient in gradients.items():
             total = gradient * size
@@ -92,15 +96,18 @@ def gradient_batches(
     labels: Labels,
     *,
     batch: int,
+    temperature: float = 1.0,
+    label_share: float = 1.0,
 ) -> Iterator[tuple[int, dict[str, Array]]]:
     """Yields the size of each batch and its mean gradients, in ONNX's order of axes, float32.
 
-    Arguments and errors are those of `weight_gradients`.
+    Arguments and errors are those of `weight_gradients`; but the loss is that of training, with
+    its mix of labels and of targets, both softened.
     """
     import_tensorflow()
-    answers = [targets] if isinstance(targets, np.ndarray) else list(targets)
-    goals = _goals(model, answers, labels)
-    loss, columns = build_loss(model, answers, goals, temperature=1.0, label_share=1.0)
+    loss, columns = build_loss(
+        model, _listed(targets), labels, temperature=temperature, label_share=label_share
+    )
     columns = [*samples, *columns]
     module = GraphModule(model, trainable=True)
     step = _gradient_step(module, loss, len(samples))
@@ -109,24 +116,29 @@ def gradient_batches(
         yield len(part[0]), _in_onnx_order(module, step(part))
 
 
-def likeliest(model: ir.Model, answers: Sequence[Array]) -> list[Array | None]:
-    """Returns the labels that a model's answers make likeliest, None for outputs without classes.
+def probing_targets(model: ir.Model, answers: Sequence[Array], labels: Labels) -> list[Array]:
+    """Returns targets that the answers are not at: the distance from them has gradients.
 
-    Classes that are drawn give the right mean of squared gradients, and too noisy a one of a few
-    hundred samples: unlikely classes are rare, and their gradients large.
+    The likeliest class becomes certain. Values that are no classes get noise: the gradient is then
+    a random projection of their own gradients, whose mean square is that of all of them
+    (Hutchinson 1990, "A stochastic estimator of the trace").
 
     Args:
         model: The graph.
-        answers: For each output, as `Gradients` are gathered for.
+        answers: For each output, as `weight_gradients` takes them.
+        labels: They tell whether outputs are classes where the graph does not; or None.
     """
-    chosen: dict[str, Callable[[Array], Array]] = {
-        "softmax": lambda answer: answer.argmax(axis=-1),
-        "sigmoid": lambda answer: (answer > 0).astype(np.float32),
-    }
-    return [
-        chosen[head.kind](answer) if head.kind in chosen else None
-        for head, answer in zip(heads(model), answers, strict=True)
-    ]
+    generator, found = np.random.default_rng(_SEED), heads(model)
+    targets = []
+    for head, answer, label in zip(found, answers, per_output(labels, len(found)), strict=True):
+        fitted = head if label is None else fit_labels(head, label, answer)[0]
+        noise = answer.std() * generator.standard_normal(answer.shape, np.float32)
+        targets.append(answer + noise if fitted.kind == "values" else answer * _CERTAIN)
+    return targets
+
+
+def _listed(targets: Array | Sequence[Array]) -> list[Array]:
+    return [targets] if isinstance(targets, np.ndarray) else list(targets)
 
 
 def _goals(model: ir.Model, answers: Sequence[Array], labels: Labels) -> list[Array]:
