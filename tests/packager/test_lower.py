@@ -192,6 +192,26 @@ def test_shapes_computed_from_a_free_batch_stay_known():
     np.testing.assert_allclose(file.run(data), expected, atol=1e-6)
 
 
+def test_resize_to_the_size_of_another_value_trains_with_a_free_batch():
+    """As PyTorch writes `interpolate(x, size=y.shape[2:])`."""
+    import tensorflow as tf
+
+    from trimtab.engine.module import GraphModule
+
+    b = GraphBuilder(2, 6, 6)
+    low = b.op("MaxPool", "x", kernel_shape=[2, 2], strides=[2, 2])
+    kept = b.op("Slice", b.op("Shape", low), b.constant([0]), b.constant([2]), b.constant([0]))
+    size = b.op("Slice", b.op("Shape", "x"), b.constant([2]), b.constant([4]), b.constant([0]))
+    sizes = b.op("Concat", kept, b.op("Cast", size, to=TensorProto.INT64), axis=0)
+    high = b.op("Add", b.op("Resize", low, "", "", sizes, mode="linear"), "x")
+    model = b.build(b.op("Flatten", high))
+    (data,) = Samples(model).calibration(4, 1)
+    module = GraphModule(model, trainable=True)
+    specs = [tf.TensorSpec((None, 2, 6, 6))]
+    function = tf.function(lambda x: module([x]), input_signature=specs, autograph=False)
+    np.testing.assert_allclose(function(data)[0], run_graph(model, [data])[0], atol=1e-6)
+
+
 def gelu(pieces: str) -> ir.Model:
     """GELU as PyTorch and tf2onnx export it, between two layers."""
     b = GraphBuilder(5)

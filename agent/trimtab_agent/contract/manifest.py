@@ -158,8 +158,8 @@ class Counts(msgspec.Struct, kw_only=True, frozen=True):
 
     @property
     def macs_share(self) -> float:
-        """What is left of the multiply-accumulates, 0 to 1."""
-        return self.macs / self.original_macs
+        """What is left of the multiply-accumulates, 0 to 1; all of it where there are none."""
+        return self.macs / self.original_macs if self.original_macs else 1.0
 
     @property
     def parameters_share(self) -> float:

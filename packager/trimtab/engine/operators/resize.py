@@ -8,6 +8,7 @@ rest a product with the matrix.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -71,19 +72,39 @@ def _wished(call: Call, axes: list[int]) -> tuple[list[float], list[int | None]]
     """Returns the scale of every axis, and the size where one is given."""
     first = 1 if call.node.op_type == "Upsample" else 2
     if call.has(3):
-        sizes = [int(size) for size in call.array(3)]
         lengths = [call[0].dim(axis) for axis in axes]
-        if None in lengths:
-            free = [size for size, length in zip(sizes, lengths, strict=True) if length is None]
-            raise call.unsupported(f"of an axis of free size to {free}")
-        scales = [size / (length or 1) for size, length in zip(sizes, lengths, strict=True)]
+        sizes = _sizes(call, lengths)
+        scales = [
+            1.0 if size is None or length is None else size / length
+            for size, length in zip(sizes, lengths, strict=True)
+        ]
         policy = call.attribute("keep_aspect_ratio_policy", "stretch")
         if policy == "stretch":
-            return scales, list(sizes)
+            return scales, sizes
         scale = min(scales) if policy == "not_larger" else max(scales)
         return [scale] * len(axes), [int(np.floor(scale * (n or 1) + 0.5)) for n in lengths]
     given = call.array(first) if call.has(first) else np.asarray(call.attribute("scales") or [])
     return [float(scale) for scale in given], [None] * len(axes)
+
+
+def _sizes(call: Call, lengths: Sequence[int | None]) -> list[int | None]:
+    """Returns the wished sizes; None where the length is free too: the batch, which stays.
+
+    PyTorch's exporter takes sizes from the shapes of values. They are
+    known where they do not depend on the batch.
+    """
+    import tensorflow as tf
+
+    if call[3].is_constant:
+        sizes: list[int | None] = [int(size) for size in call.array(3)]
+    else:
+        # The shape inference of anything made in a computed shape says what is known of that.
+        sizes = list(tf.zeros(call.tensor(3)).shape)
+    if any((size is None) != (length is None) for size, length in zip(sizes, lengths, strict=True)):
+        raise call.unsupported(
+            f"of sizes {lengths} to {sizes}, which do not come from shapes alone"
+        )
+    return sizes
 
 
 def _kernel(sampling: Sampling, changed: dict[int, Scaled]) -> dict[str, bool] | None:
