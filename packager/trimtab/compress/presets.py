@@ -5,7 +5,7 @@ float model. Each has a ladder of recipes from the mildest to the harshest, and 
 whose size on the wire, measured without its training (`compress.size`), is small enough: training
 moves values and hardly changes how many bytes they take. Still they are aims, not promises.
 `deep_compression` is the recipe of that name (Han et al. 2016, arXiv:1510.00149): prune, share,
-quantize, and leave the coding to the chunk codec.
+quantize, and leave the coding to the weight codec.
 
 The ladders, measured on ResNet-8/digits (docs/recipes.md has the figures):
 
@@ -42,6 +42,7 @@ FACTORS: dict[str, int] = {"low": 2, "medium": 4, "high": 8, "extreme": 16}
 _MARGIN = 1.04
 """Training spreads values a little: what is aimed at is so much smaller than what is wished."""
 
+_NEAR = 0.9
 _SPARSITIES = [share / 100 for share in range(10, 92, 4)]
 _SHARED_VALUES = (64, 32, 24, 16, 12, 8)
 _LEFT_FLOAT = 0.1
@@ -79,10 +80,13 @@ def preset(
 
 
 def _mildest(recipes: Sequence[Recipe], meter: SizeMeter, factor: float) -> Recipe:
-    """Finds the first recipe that makes a model so many times smaller; else the last.
+    """Finds the first recipe that makes a model so many times smaller.
 
-    Recipes get smaller from first to last, so that halving finds it.
+    Models get smaller from the first recipe to the last, so that halving finds it. Where even the
+    last misses the aim, because names and scales weigh more than weights, accuracy is not given
+    away for little: the first that comes near the last is taken.
     """
+    factor = min(factor, _NEAR * meter.times_smaller(recipes[-1].steps))
     low, high = 0, len(recipes) - 1
     while low < high:
         middle = (low + high) // 2
