@@ -161,6 +161,13 @@ def test_heads_that_are_merged_with_the_batch_count_each():
     assert counted(b, x) == [("MatMul", 0, 2 * 6 * 6 * 4)]
 
 
+def test_padding_along_time_leaves_the_batch_what_it_was():
+    b = GraphBuilder(3, 8)
+    padded = b.op("Pad", "x", b.constant([0, 0, 2, 0, 0, 2]))
+    flat = b.op("Reshape", padded, b.constant([-1, 12]))  # 3 rows of each sample
+    assert counted(b, b.op("MatMul", flat, b.weight(12, 5))) == [("MatMul", 60, 3 * 60)]
+
+
 def test_a_free_length_counts_as_one_that_is_named():
     b = GraphBuilder("time", 4)
     found = count(b, b.op("MatMul", "x", b.weight(4, 8)))

@@ -79,7 +79,7 @@ def distinct_chunks(files: Iterable[PackageFile]) -> list[Chunk]:
 
 def all_chunks(files: Iterable[PackageFile]) -> list[Chunk]:
     """Returns the chunks of `files` and of their deltas, each hash once."""
-    found = []
+    found: list[Chunk] = []
     for file in files:
         found.extend(file.chunks)
         found.extend(chunk for delta in file.deltas for chunk in delta.chunks)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,7 +57,7 @@ def command(
             typer.echo(f"  {side} {port.name} {port.dtype or 'unknown'} {_shape(port.shape)}")
     _print_layers(count)
     for cause, names in kept.items():
-        typer.echo(f"pruning keeps whole, because {cause}: {', '.join(names)}")
+        typer.echo(f"pruning keeps whole, because {_short(cause)}: {_listed(names)}")
 
 
 def _print_kind(kind: Description, count: ModelCount) -> None:
@@ -78,7 +80,7 @@ def _print_layers(count: ModelCount) -> None:
         ("layer", "operator", "output", "parameters", "MACs"),
         (
             (
-                layer.name,
+                _short(layer.name),
                 layer.operator,
                 _shape(layer.output_shape),
                 f"{layer.parameters:,}",
@@ -92,7 +94,7 @@ def _print_layers(count: ModelCount) -> None:
         typer.echo(f"counted with {lengths}, which the model leaves free")
     if count.uncounted:
         typer.echo(
-            f"not in the total, because shapes or rounds are unknown: {', '.join(count.uncounted)}"
+            f"not in the total, because shapes or rounds are unknown: {_listed(count.uncounted)}"
         )
 
 
@@ -101,3 +103,17 @@ def _shape(shape: tuple[int | None, ...] | None) -> str:
     if shape is None:
         return "unknown"
     return "x".join("?" if dim is None else str(dim) for dim in shape) or "scalar"
+
+
+_LISTED = 5
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Returns the first few names; `--json` has them all."""
+    more = [f"and {len(names) - _LISTED} more"] if len(names) > _LISTED else []
+    return ", ".join([*map(_short, names[:_LISTED]), *more])
+
+
+def _short(text: str) -> str:
+    """Leaves out what the TFLite converter appends to a name: those of all that it fused."""
+    return re.sub(r";[^ ,.:]*", "", text)

@@ -88,11 +88,10 @@ def _counts_with_free_lengths(
 ) -> tuple[list[int | None], dict[str, int]]:
     """Counts again with numbers for lengths that the model leaves free, if there are any."""
     lengths = free_lengths(model)
-    if not lengths:
-        return counts, {}
-    shapes = SampleShapes(model.graph, lengths)
-    counts = [macs(node, shapes) for node in model.graph if multiplies(node)]
-    if None in counts:  # as behind convolutions, whose lengths have no formula
+    if lengths:
+        shapes = SampleShapes(model.graph, lengths)
+        counts = [macs(node, shapes) for node in model.graph if multiplies(node)]
+    if None in counts:  # as where the formula of a shape gets lost: work all out for one sample
         fixed = with_lengths(model, lengths)
         shapes = SampleShapes(fixed.graph, lengths)
         counts = [macs(node, shapes) for node in fixed.graph if multiplies(node)]

@@ -6,6 +6,7 @@ inference knows as numbers win in any case.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import onnx_ir as ir
@@ -239,6 +240,21 @@ def _recurrent(node: ir.Node, known: Formulas) -> list[Lengths] | None:
     return [(source[0], *state), state, state][: len(node.outputs)]
 
 
+def _pad(node: ir.Node, known: Formulas) -> list[Lengths] | None:
+    source, amounts = known.shape(node.inputs[0]), known.of(node.inputs[1])
+    if source is None or amounts is None:
+        return None
+    axes: Sequence[int] | None = range(len(source))
+    if len(node.inputs) > 3 and node.inputs[3] is not None:
+        axes = known.integers(node.inputs[3])
+    if axes is None:
+        return None
+    lengths = list(source)
+    for axis, added in zip(axes, amounts.reshape(2, -1).sum(axis=0), strict=True):
+        lengths[axis] += added
+    return [tuple(lengths)]
+
+
 def _batch_stays(node: ir.Node, known: Formulas) -> list[Lengths] | None:
     """Knows axes 0 and 1 of what keeps the batch; free lengths along others are its own."""
     source, made = known.shape(node.inputs[0]), node.outputs[0].shape
@@ -291,6 +307,7 @@ SHAPE_RULES: dict[str, ShapeRule] = {
     "LayerNormalization": _normalised,
     "Gemm": _gemm,
     "MatMul": _matmul,
+    "Pad": _pad,
     "Range": _range,
     "Reshape": _reshape,
     "Slice": _slice,
