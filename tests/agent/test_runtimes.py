@@ -104,6 +104,34 @@ def test_run_samples_wants_as_many_samples_of_each_input(session):
         runtimes.run_samples(session, [ones(0, WIDTH), ones(0, WIDTH)])
 
 
+class Recurrent:
+    """A session with a state of two layers, which has no batch, and a counter without axes."""
+
+    inputs = (
+        TensorSpec(name="x", shape=(None, WIDTH), dtype="float32"),
+        TensorSpec(name="state", shape=(2, 1, WIDTH), dtype="float32"),
+    )
+    outputs = (
+        TensorSpec(name="y", shape=(None, WIDTH), dtype="float32"),
+        TensorSpec(name="next", shape=(2, 1, WIDTH), dtype="float32"),
+        TensorSpec(name="count", shape=(), dtype="float32"),
+    )
+    provider, version = None, "1"
+
+    def run(self, arrays):
+        x, state = arrays
+        assert state.shape == (2, 1, WIDTH)
+        return [x + state.sum(axis=0), state + 1, np.float32(x.sum())]
+
+
+def test_run_samples_gives_each_sample_its_own_state():
+    states = np.arange(3, dtype=np.float32)[:, None, None, None] * ones(3, 2, 1, WIDTH)
+    y, after, count = runtimes.run_samples(Recurrent(), [ones(3, WIDTH), states])
+    assert (y.shape, after.shape, count.shape) == ((3, WIDTH), (3, 2, 1, WIDTH), (3,))
+    np.testing.assert_array_equal(y[:, 0], [1, 3, 5])
+    np.testing.assert_array_equal(after[:, 1, 0, 0], [1, 2, 3])
+
+
 @pytest.mark.parametrize("content", [b"", b"this is no model\n" * 50], ids=["empty", "text"])
 def test_a_file_that_is_no_model(runtime, tmp_path, content):
     path = tmp_path / "broken.model"

@@ -122,7 +122,8 @@ def run_samples(session: Session, arrays: Sequence[Array]) -> list[Array]:
     """Runs samples one by one, as a device does, and stacks what comes out.
 
     Args:
-        session: The model; its inputs have a batch as first dimension, free or 1.
+        session: The model. A first dimension that is free or 1 is the batch; an input or output
+            without one, as a state of two layers, is of one sample as it is.
         arrays: One array for each input, samples along the first axis, any number of them.
 
     Returns:
@@ -137,10 +138,27 @@ def run_samples(session: Session, arrays: Sequence[Array]) -> list[Array]:
     counts = {len(array) for array in arrays}
     if len(counts) != 1 or counts == {0}:
         raise CallerError(f"inputs need the same number of samples, at least 1; got {counts}")
+    ranks = [len(spec.shape) for spec in session.inputs]
     rows = [
-        session.run([array[index : index + 1] for array in arrays]) for index in range(counts.pop())
+        session.run(
+            [
+                np.asarray(
+                    array[index] if len(array.shape) == rank + 1 else array[index : index + 1]
+                )
+                for array, rank in zip(arrays, ranks, strict=True)
+            ]
+        )
+        for index in range(counts.pop())
     ]
-    return [np.concatenate(column) for column in zip(*rows, strict=True)]
+    return [
+        np.concatenate(column) if _has_batch(spec.shape, column[0]) else np.stack(column)
+        for spec, column in zip(session.outputs, zip(*rows, strict=True), strict=True)
+    ]
+
+
+def _has_batch(shape: Sequence[int | None], result: Array) -> bool:
+    # A runtime that does not know a shape may report none, as for a scalar.
+    return result.ndim > 0 and (not shape or shape[0] in (None, 1))
 
 
 def _fits(expected: Sequence[int | None], actual: Sequence[int]) -> bool:
