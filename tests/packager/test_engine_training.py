@@ -171,6 +171,20 @@ def test_best_epoch_is_kept_even_if_it_is_none():
         np.testing.assert_array_equal(array, before[name])
 
 
+def test_training_that_runs_away_at_once_is_an_error_and_leaves_the_model_alone():
+    model = classifier(softmax=False)
+    before = weights(model.clone())
+    x, _ = patterns(200, 0)
+    targets = run_graph(model, [x])[0]
+    hopeless = replace(SCHEDULE, learning_rate=1e30)
+    with pytest.raises(
+        ModelError, match=r"first epoch: .* no longer finite .* at 1e\+30; lower it"
+    ):
+        fine_tune(model, [x], targets, None, hopeless)
+    for name, array in weights(model).items():
+        np.testing.assert_array_equal(array, before[name])
+
+
 def test_what_cannot_be_trained_is_refused_in_one_line():
     model = classifier()
     x, _ = patterns(4, 0)

@@ -113,10 +113,11 @@ def train(
     """Trains `model` in place for any objective; see `fine_tune`.
 
     After an interrupt (Ctrl-C), which goes on to the caller, `model` has the best epoch so far.
+    Training ends where a loss is no longer finite.
 
     Raises:
         UnsupportedOperatorError: The engine lacks operators of the graph.
-        ModelError: The graph has a fixed batch.
+        ModelError: The graph has a fixed batch, or its first epoch already gives no finite loss.
         DataError: There are too few samples.
         KeyboardInterrupt: Somebody has had enough.
     """
@@ -134,6 +135,9 @@ def train(
         for epoch in range(1, schedule.epochs + 1):
             loss = trainer.train_epoch(epoch)
             history.append(EpochLoss(epoch, loss, trainer.evaluate(validation)))
+            if not np.isfinite([loss, history[-1].validation]).all():
+                _check_not_first(history, schedule)
+                break
             if history[-1].validation <= best_epoch.validation:
                 best, best_epoch = trainer.state(), history[-1]
             on_epoch(history[-1])
@@ -143,6 +147,18 @@ def train(
         trainer.finish(best)
         report("training", 1, 1)
     return history
+
+
+def _check_not_first(history: Sequence[EpochLoss], schedule: Schedule) -> None:
+    """Refuses to end with what training began with, as if that were its result."""
+    if len(history) > 2:
+        return
+    rate = "its default" if schedule.learning_rate is None else f"{schedule.learning_rate:g}"
+    raise ModelError(
+        f"training went wrong in its first epoch: the loss was {history[0].validation:.4g} and is "
+        f"no longer finite with learning_rate at {rate}; lower it, or look for values in the data "
+        "that are far too large"
+    )
 
 
 def check_trainable(model: ir.Model, samples: int) -> None:
