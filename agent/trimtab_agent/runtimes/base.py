@@ -139,15 +139,13 @@ def run_samples(session: Session, arrays: Sequence[Array]) -> list[Array]:
     if len(counts) != 1 or counts == {0}:
         raise CallerError(f"inputs need the same number of samples, at least 1; got {counts}")
     ranks = [len(spec.shape) for spec in session.inputs]
+
+    def sample(array: Array, rank: int, index: int) -> Array:
+        own = len(array.shape) == rank + 1
+        return np.asarray(array[index] if own else array[index : index + 1])
+
     rows = [
-        session.run(
-            [
-                np.asarray(
-                    array[index] if len(array.shape) == rank + 1 else array[index : index + 1]
-                )
-                for array, rank in zip(arrays, ranks, strict=True)
-            ]
-        )
+        session.run([sample(array, rank, index) for array, rank in zip(arrays, ranks, strict=True)])
         for index in range(counts.pop())
     ]
     return [
