@@ -31,6 +31,31 @@ def fixed_batch() -> bytes:
     return onnx_bytes(model)
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
+def unknown_operators() -> bytes:
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3]) for n in "xy")
+    nodes = [
+        helper.make_node("Theirs", ["x"], ["a"], domain="com.somebody"),
+        helper.make_node("NoSuch", ["a"], ["b"]),
+        helper.make_node("FusedMatMul", ["b", "b"], ["y"], domain="com.microsoft"),
+    ]
+    opsets = [helper.make_opsetid(d, v) for d, v in (("", 17), ("com.somebody", 1))]
+    opsets.append(helper.make_opsetid("com.microsoft", 1))
+    graph = helper.make_graph(nodes, "g", [x], [y])
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
+def broken_weight(value: float) -> bytes:
+    model = residual()
+    weight = next(v for v in model.graph.initializers.values() if len(v.shape) == 4)
+    array = weight.const_value.numpy().copy()
+    array[1, 0, 0, 1] = value
+    weight.const_value = ir.tensor(array, name=weight.name)
+    return onnx_bytes(model)
+
+
 BAD_FILES = {
     "cut off": ("a.onnx", onnx_bytes(residual())[:500], "is not a valid ONNX model: "),
     "random bytes": ("a.onnx", np.random.default_rng(0).bytes(400), "is not a valid ONNX model: "),
@@ -40,6 +65,15 @@ BAD_FILES = {
     "wrong ending": ("a.pb", b"PK", "ends in '.pb'; models end in .onnx, .keras"),
     "pickle of torch": ("a.pt", b"PK", r"is a TorchScript file, a pickle .*torch\.export\.save"),
     "no flatbuffer": ("a.tflite", b"nothing at all", "is no TFLite model: the identifier TFL3"),
+    "pointer of Git LFS": ("a.tflite", POINTER, "is a pointer of Git LFS, .* with git lfs pull"),
+    "unknown operators": (
+        "a.onnx",
+        unknown_operators(),
+        r"neither ONNX nor ONNX Runtime has: NoSuch, com\.somebody\.Theirs; export",
+    ),
+    "NaN": ("a.onnx", broken_weight(np.nan), r"has 1 of \d+ values .* first nan at \[1, 0, 0, 1\]"),
+    "infinity": ("a.onnx", broken_weight(np.inf), r"weight '\w+' has 1 of .* the first inf at"),
+    "weights of torch": ("a.safetensors", b"", r"weights alone, none of which can be exported"),
     "no ending": ("model", b"", "ends in 'nothing'; models end in"),
 }
 
@@ -52,6 +86,21 @@ def test_bad_file_is_named_with_its_fault(name, tmp_path):
         load_model(tmp_path / file)
     assert str(tmp_path / file) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_infinity_that_is_meant_is_kept(tmp_path):
+    """A mask of attention hides steps with it."""
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 3]) for n in "xy")
+    mask = onnx.numpy_helper.from_array(np.float32([0, -np.inf, 0]), "mask")
+    nodes = [
+        helper.make_node("Add", ["x", "mask"], ["h"]),
+        helper.make_node("Softmax", ["h"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "g", [x], [y], [mask])
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), tmp_path / "a.onnx")
+    found = run_graph(load_model(tmp_path / "a.onnx"), [np.zeros((2, 3), np.float32)])[0]
+    np.testing.assert_array_equal(found, [[0.5, 0, 0.5]] * 2)
 
 
 def test_missing_file_and_folder_of_something_else_are_named(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -93,11 +94,71 @@ def opset_11() -> onnx.ModelProto:
     return model(nodes, [info("x", "n", 4)], [info("y", "n", 4)], opset=11)
 
 
+def opset_7() -> onnx.ModelProto:
+    """What was an attribute then: a padding, a slice, bounds, scales."""
+    nodes = [
+        helper.make_node("Pad", ["x"], ["p"], pads=[0, 0, 0, 1]),
+        helper.make_node("Unsqueeze", ["p"], ["u"], axes=[1, 2]),
+        helper.make_node("Upsample", ["u"], ["v"], scales=[1.0, 1.0, 1.0, 2.0]),
+        helper.make_node("Slice", ["v"], ["s"], axes=[3], starts=[1], ends=[9]),
+        helper.make_node("Clip", ["s"], ["c"], min=-0.5, max=0.5),
+        helper.make_node("BatchNormalization", ["c", "one", "one", "one", "one"], ["n"]),
+        helper.make_node("Dropout", ["n"], ["d"]),
+        helper.make_node("Squeeze", ["d"], ["y"], axes=[1, 2]),
+    ]
+    one = numpy_helper.from_array(np.ones(1, np.float32), "one")
+    proto = model(nodes, [info("x", "n", 4)], [info("y", "n", 8)], [one], opset=7)
+    proto.ir_version = 3
+    proto.graph.input.append(info("one", 1))
+    return proto
+
+
+def bfloat16() -> onnx.ModelProto:
+    """Weights of 16 bits between casts, as mixed precision leaves them."""
+    proto = dense()
+    nodes = list(proto.graph.node)
+    del proto.graph.node[:]
+    for tensor in proto.graph.initializer:
+        array = numpy_helper.to_array(tensor).astype(ml_dtypes.bfloat16)
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    proto.graph.node.append(helper.make_node("Cast", ["x"], ["xb"], to=TensorProto.BFLOAT16))
+    nodes[0].input[0], nodes[-1].output[0] = "xb", "yb"
+    proto.graph.node.extend(nodes)
+    proto.graph.node.append(helper.make_node("Cast", ["yb"], ["y"], to=TensorProto.FLOAT))
+    return proto
+
+
+def mixed_branches() -> onnx.ModelProto:
+    """Half precision inside of an If that stays, and in a constant's attribute."""
+    half = numpy_helper.from_array(np.float16([2]), "")
+    branches = []
+    for name, operator in (("then", "Mul"), ("else", "Add")):
+        nodes = [
+            helper.make_node("Constant", [], [f"two_{name}"], value=half),
+            helper.make_node(operator, ["h", f"two_{name}"], [name]),
+        ]
+        out = info(name, None, 4, dtype=TensorProto.FLOAT16)
+        branches.append(helper.make_graph(nodes, name, [], [out]))
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16),
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        helper.make_node("Greater", ["sum", "zero"], ["positive"]),
+        helper.make_node(
+            "If", ["positive"], ["r"], then_branch=branches[0], else_branch=branches[1]
+        ),
+        helper.make_node("Cast", ["r"], ["y"], to=TensorProto.FLOAT),
+    ]
+    zero = numpy_helper.from_array(np.float32(0), "zero")
+    return model(nodes, [info("x", 1, 4)], [info("y", 1, 4)], [zero])
+
+
 FORMS = {
     make.__name__: make
     for make in (dense, weights_in_constants, weights_among_inputs, fp16_weights, several_ports)
 } | {
+    "opset_7": opset_7,
     "opset_11": opset_11,
+    "mixed_branches": mixed_branches,
     "half_precision": lambda: dense(np.float16),
     "double_precision": lambda: dense(np.float64),
     "fixed_batch": lambda: dense(batch=1),
@@ -128,15 +189,52 @@ def test_form_computes_what_the_file_does(form, tmp_path):
     onnx.save(proto, tmp_path / "a.onnx")
     graph = load_model(tmp_path / "a.onnx")
     data = samples(graph)
-    kinds = [helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type) for v in proto.graph.input]
+    kinds = [
+        helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type) for v in proto.graph.input
+    ]
     given = [array.astype(kind) for array, kind in zip(data, kinds, strict=False)]
     expected = run_original(tmp_path / "a.onnx", given)
-    tolerance = 2e-3 if kinds[0] == np.float16 else 1e-5
+    half = kinds[0] == np.float16 or form == "mixed_branches"
+    tolerance = 2e-3 if half else 1e-5
     for actual, wanted in zip(run_graph(graph, data), expected, strict=True):
         assert actual.dtype == np.float32
         np.testing.assert_allclose(actual, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
     assert [v.name for v in graph.graph.outputs] == [v.name for v in proto.graph.output]
     assert graph.opset_imports[""] >= 13
+
+
+def test_bfloat16_becomes_float32(tmp_path):
+    """ONNX Runtime has no kernels for it on a CPU: numpy says what is right."""
+    proto = bfloat16()
+    onnx.save(proto, tmp_path / "a.onnx")
+    graph = load_model(tmp_path / "a.onnx")
+    w, b, f = (numpy_helper.to_array(t).astype(np.float32) for t in proto.graph.initializer)
+    data = RNG.normal(size=(3, 4)).astype(np.float32)
+    found = run_graph(graph, [data])[0]
+    np.testing.assert_allclose(found, np.maximum((data @ w + b) * f, 0), rtol=1e-5, atol=1e-6)
+    assert "Cast" not in {node.op_type for node in graph.graph}
+
+
+def test_number_beyond_float32_becomes_its_end(tmp_path):
+    """The lowest double as a mask: infinity would make a difference of it with itself NaN."""
+    proto = dense(np.float64)
+    low = numpy_helper.from_array(np.float64([-1.7e308, 0, 0, 0, 0, np.inf]), "f")
+    proto.graph.initializer[2].CopyFrom(low)
+    proto.graph.node[2].op_type = "Add"
+    del proto.graph.node[3]
+    proto.graph.node[2].output[0] = "y"
+    onnx.save(proto, tmp_path / "a.onnx")
+    found = run_graph(load_model(tmp_path / "a.onnx"), [np.zeros((1, 4), np.float32)])[0][0]
+    assert found[0] == np.finfo(np.float32).min
+    assert found[5] == np.inf
+
+
+def test_opset_that_cannot_be_raised_is_said(tmp_path):
+    proto = opset_7()
+    proto.graph.node[2].attribute.pop()
+    onnx.save(proto, tmp_path / "a.onnx")
+    with pytest.raises(ModelError, match=r"a\.onnx(: the model cannot be brought| is not a valid)"):
+        load_model(tmp_path / "a.onnx")
 
 
 def test_external_data_comes_along(tmp_path):

@@ -214,7 +214,7 @@ def test_weights_alone_and_no_hdf5_are_refused(tf, tmp_path):
         load_model(tmp_path / "text.h5")
 
 
-def test_layer_that_nothing_knows_points_to_keras_2(tf, tmp_path):
+def test_layer_of_somebodys_own_is_named(tf, tmp_path):
     import keras
 
     with warnings.catch_warnings():
@@ -225,7 +225,72 @@ def test_layer_that_nothing_knows_points_to_keras_2(tf, tmp_path):
         layers_of(config)[-1]["class_name"] = "TheirOwn"
 
     keras_2_file(tmp_path / "a.h5", rename)
-    with pytest.raises(
-        ModelError, match=r"pip install trimtab\[keras2\]|cannot be read as a Keras"
-    ):
+    with pytest.raises(ModelError, match=r"classes that are not Keras' \(TheirOwn\): Python code"):
         load_model(tmp_path / "a.h5")
+
+
+def test_lambda_in_a_keras_file_is_never_run(tf, tmp_path):
+    import keras
+
+    layer = keras.layers.Lambda(lambda x: x * 2, name="twice")
+    keras.Sequential([keras.Input((4,)), layer]).save(tmp_path / "a.keras")
+    with pytest.raises(ModelError, match=r"has Lambda layers \(twice\): Python code"):
+        load_model(tmp_path / "a.keras")
+
+
+def test_saved_model_of_tensorflow_1(tf, tmp_path):
+    """Variables, two inputs, a signature of its own name beside one for serialized examples."""
+    v1 = tf.compat.v1
+    rng = np.random.default_rng(0)
+    weight, data = rng.normal(size=(4, 3)).astype("f"), rng.normal(size=(2, 4)).astype("f")
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None, 4], "x")
+        scale = v1.placeholder(tf.float32, [None, 1], "scale")
+        text = v1.placeholder(tf.string, [None], "text")
+        y = tf.nn.relu(x @ v1.get_variable("w", initializer=weight)) * scale
+        session.run(v1.global_variables_initializer())
+        builder = v1.saved_model.Builder(str(tmp_path / "one"))
+        define = v1.saved_model.predict_signature_def
+        signatures = {
+            "predict": define({"x": x, "scale": scale}, {"scores": y}),
+            "serving_default": define({"examples": text}, {"length": tf.strings.length(text)}),
+        }
+        builder.add_meta_graph_and_variables(session, ["serve"], signatures)
+        builder.save()
+    graph = load_model(tmp_path / "one")
+    feeds = {"x": data, "scale": np.full((2, 1), 2, np.float32)}
+    found = run_graph(graph, [feeds[value.name] for value in graph.graph.inputs])
+    assert_equal(found[0], np.maximum(data @ weight, 0) * 2)
+    assert [value.name for value in graph.graph.outputs] == ["scores"]
+
+
+def test_saved_model_that_tensorflow_2_cannot_load_is_frozen(tf, tmp_path, monkeypatch):
+    """As one of an older Keras, whose objects the loader of TensorFlow 2 stumbles over."""
+    model = picture_model()
+    model.export(tmp_path / "saved", verbose=False)
+
+    def stumble(_path):
+        raise AttributeError("'_UserObject' object has no attribute 'add_slot'")
+
+    monkeypatch.setattr(tf.saved_model, "load", stumble)
+    graph = load_model(tmp_path / "saved")
+    assert_equal(run_graph(graph, [pictures()])[0], np.asarray(model(pictures())))
+    assert [value.name for value in graph.graph.inputs] == ["picture"]
+
+
+def test_saved_model_of_strings_alone_is_refused(tf, tmp_path):
+    module = tf.Module()
+    spec = tf.TensorSpec([None], tf.string, name="examples")
+    length = tf.function(lambda examples: tf.size(examples), input_signature=[spec])
+    tf.saved_model.save(module, str(tmp_path / "text"), signatures=length)
+    with pytest.raises(ModelError, match=r"text takes strings, such as serialized tf\.train"):
+        load_model(tmp_path / "text")
+
+
+def test_saved_model_without_its_variables_is_refused(tf, tmp_path):
+    picture_model().export(tmp_path / "saved", verbose=False)
+    for file in (tmp_path / "saved" / "variables").iterdir():
+        file.unlink()
+    with pytest.raises(ModelError, match="cannot be read as a SavedModel: ") as caught:
+        load_model(tmp_path / "saved")
+    assert "\n" not in str(caught.value)

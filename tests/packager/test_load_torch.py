@@ -1,19 +1,18 @@
-"""PyTorch exported programs, where torch is; a clear word where it is not."""
+"""What PyTorch exports, in each of its ways; a clear word where torch is not installed."""
 
 from __future__ import annotations
-
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
+from support.extras import extra
 from trimtab.errors import ModelError
 from trimtab.graph.load import load_model
 from trimtab.graph.run import run_graph
 
 
-@pytest.mark.skipif(find_spec("torch") is not None, reason="torch is installed")
-def test_missing_torch_is_said_with_the_way_out(tmp_path):
+def test_missing_torch_is_said_with_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("trimtab.graph.torch_import.find_spec", lambda _: None)
     (tmp_path / "a.pt2").write_bytes(b"PK")
     with pytest.raises(ModelError, match=r"needs the package torch.*pip install trimtab\[torch\]"):
         load_model(tmp_path / "a.pt2")
@@ -22,36 +21,61 @@ def test_missing_torch_is_said_with_the_way_out(tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 class TestWithTorch:
-    def test_exported_program_computes_what_torch_does(self, tmp_path):
-        torch = pytest.importorskip("torch")
+    @pytest.fixture(scope="class")
+    def torch(self):
+        return extra("torch")
 
-        class Net(torch.nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.conv = torch.nn.Conv2d(3, 8, 3, padding=1)
-                self.norm = torch.nn.BatchNorm2d(8)
-                self.dense = torch.nn.Linear(8, 5)
-                self.steps = torch.nn.GRU(4, 6, batch_first=True)
+    @pytest.fixture(scope="class")
+    def nets(self, torch):
+        from support import torch_nets
 
-            def forward(self, picture, motion):
-                x = torch.relu(self.norm(self.conv(picture))).mean((2, 3))
-                return self.dense(x), torch.nn.functional.gelu(self.steps(motion)[0])
+        return torch_nets
 
-        torch.manual_seed(0)
-        net = Net().eval()
-        net.norm.running_mean.normal_()
-        data = torch.randn(2, 3, 8, 8), torch.randn(2, 7, 4)
-        batch = {0: torch.export.Dim("n")}
-        program = torch.export.export(net, data, dynamic_shapes={"picture": batch, "motion": batch})
-        torch.export.save(program, tmp_path / "a.pt2")
-        graph = load_model(tmp_path / "a.pt2")
-        actual = run_graph(graph, [array.numpy() for array in data])
-        expected = [tensor.detach().numpy() for tensor in net(*data)]
-        for found, wanted in zip(actual, expected, strict=True):
-            np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    def pt2(self, torch, net, example, path):
+        batch = ({0: torch.export.Dim("n")},)
+        program = torch.export.export(net, (example,), dynamic_shapes=batch)
+        torch.export.save(program, path / "a.pt2")
+        return path / "a.pt2"
 
-    def test_file_that_is_none_is_refused(self, tmp_path):
-        pytest.importorskip("torch")
+    def traced(self, torch, net, example, path):
+        """As most `.onnx` files from PyTorch were made, before 2.9."""
+        options = {"input_names": ["x"], "dynamic_axes": {"x": {0: "n"}}}
+        torch.onnx.export(net, (example,), path / "a.onnx", dynamo=False, **options)
+        return path / "a.onnx"
+
+    def captured(self, torch, net, example, path):
+        options = {"dynamic_shapes": ({0: torch.export.Dim("n")},), "verbose": False}
+        torch.onnx.export(net, (example,), path / "a.onnx", dynamo=True, **options)
+        return path / "a.onnx"
+
+    NAMES = (
+        *("resnet", "mobile", "segmenter", "time_series"),
+        *("gru", "lstm_both_ways", "attention", "text"),
+    )
+
+    @pytest.mark.parametrize("way", ["pt2", "traced", "captured"])
+    @pytest.mark.parametrize("name", NAMES)
+    def test_export_computes_what_torch_does(self, torch, nets, name, way, tmp_path):
+        net, example = nets.build(name)
+        graph = load_model(getattr(self, way)(torch, net, example, tmp_path))
+        assert not isinstance(graph.graph.inputs[0].shape[0], int)
+        with torch.no_grad():
+            wanted = net(example).numpy()
+        found = run_graph(graph, [example.numpy()])[0]
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+    def test_every_net_is_tried(self, nets):
+        assert set(self.NAMES) == set(nets.NETS)
+
+    def test_file_that_is_none_is_refused(self, torch, tmp_path):
         (tmp_path / "a.pt2").write_bytes(b"nothing at all")
         with pytest.raises(ModelError, match=r"a\.pt2 cannot be exported by torch: "):
             load_model(tmp_path / "a.pt2")
+
+    def test_script_and_weights_are_refused_with_the_way_out(self, torch, nets, tmp_path):
+        net, example = nets.build("time_series")
+        torch.jit.trace(net, example).save(tmp_path / "script.pt")
+        torch.save(net.state_dict(), tmp_path / "weights.pth")
+        for file in ("script.pt", "weights.pth"):
+            with pytest.raises(ModelError, match=rf"{file} is a TorchScript .*torch\.onnx\.export"):
+                load_model(tmp_path / file)

@@ -6,8 +6,10 @@ naming; a `tf.function` around the model converts every model that TensorFlow ca
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +18,9 @@ from typing import Any
 import onnx_ir as ir
 
 from trimtab.errors import ModelError
+from trimtab.graph.keras_config import refuse_code
 from trimtab.graph.keras_layers import exportable_layers
-from trimtab.graph.keras_legacy import read_legacy
+from trimtab.graph.keras_legacy import FAILURES, keras_load, read_legacy, read_with_keras_2
 from trimtab.graph.keras_recurrent import States
 from trimtab.graph.tensorflow_import import clean_name, convert_function, one_line, unique
 from trimtab.tensorflow_setup import import_tensorflow
@@ -34,16 +37,32 @@ def read_keras(path: Path) -> ir.Model:
 
 
 def _load(path: Path) -> Any:
-    import keras
-
-    if path.suffix in (".h5", ".hdf5"):
+    if path.suffix.lower() in (".h5", ".hdf5"):
         return read_legacy(path)
+    config, version = _archived(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return keras.models.load_model(path, compile=False)
-    except (ValueError, TypeError, KeyError, OSError, AttributeError) as error:
+            return keras_load(path)
+    except FAILURES as error:
+        refuse_code(config, path)
+        if version.startswith("2."):
+            return read_with_keras_2(path, error)
         raise ModelError(f"{path} cannot be read as a Keras model: {one_line(error)}") from error
+
+
+def _archived(path: Path) -> tuple[dict[str, Any], str]:
+    """Returns the configuration in a `.keras` file, and the version of Keras that wrote it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+            metadata = json.loads(archive.read("metadata.json"))
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ModelError(
+            f"{path} cannot be read as a Keras model: {one_line(error)}; a .keras file is a zip "
+            "archive with a config.json and a metadata.json, as model.save writes it"
+        ) from error
+    return config, str(metadata.get("keras_version", ""))
 
 
 def convert_keras(model: Any, source: str) -> ir.Model:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.errors import ModelError
+from trimtab.graph.keras_config import modern, refuse_code
 from trimtab.graph.tensorflow_import import one_line
 
-_FAILURES = (
+FAILURES = (
     ValueError,
     TypeError,
     KeyError,
@@ -27,23 +28,6 @@ _FAILURES = (
 )
 """What Keras raises, depending on the layer, for a file that it does not understand."""
 
-_GONE: dict[str, tuple[str, ...]] = {
-    "DepthwiseConv2D": ("groups", "kernel_initializer", "kernel_regularizer", "kernel_constraint"),
-    "DepthwiseConv1D": ("groups", "kernel_initializer", "kernel_regularizer", "kernel_constraint"),
-    "SeparableConv2D": ("groups", "kernel_initializer", "kernel_regularizer", "kernel_constraint"),
-    "SeparableConv1D": ("groups", "kernel_initializer", "kernel_regularizer", "kernel_constraint"),
-    "Conv2DTranspose": ("groups",),
-    "Conv1DTranspose": ("groups",),
-    "LSTM": ("time_major", "implementation"),
-    "GRU": ("time_major", "implementation"),
-    "SimpleRNN": ("time_major", "implementation"),
-    "RNN": ("time_major",),
-    "Bidirectional": ("time_major",),
-    "BatchNormalization": ("virtual_batch_size", "adjustment", "renorm", "fused"),
-    "Embedding": ("input_length", "sparse"),
-}
-"""Arguments of Keras 2's layers that Keras 3 refuses, and that change nothing at inference."""
-
 
 def read_legacy(path: Path) -> Any:
     """Reads a whole model from a `.h5` file.
@@ -52,23 +36,30 @@ def read_legacy(path: Path) -> Any:
         The model, of Keras 3 or of tf-keras.
 
     Raises:
-        ModelError: The file holds no model, weights alone, or a model that nothing here can read.
+        ModelError: The file holds no model, weights alone, a model with code of its own, or one
+            that nothing here can read.
     """
-    import keras
-
     config = _config(path)
+    refuse_code(config, path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return keras.models.load_model(path, compile=False)
-    except _FAILURES as error:
+            return keras_load(path)
+    except FAILURES as error:
         first = error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _rebuild(path, config)
-    except _FAILURES:
-        return _read_with_keras_2(path, first)
+    except FAILURES:
+        return read_with_keras_2(path, first)
+
+
+def keras_load(path: Path) -> Any:
+    """Loads a model as Keras 3 does, code within it refused."""
+    import keras
+
+    return keras.models.load_model(path, compile=False)
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -91,27 +82,11 @@ def _rebuild(path: Path, config: dict[str, Any]) -> Any:
     import keras
     from keras.src.legacy.saving import saving_utils
 
-    model = saving_utils.model_from_config(_modern(config))
+    model = saving_utils.model_from_config(modern(config))
     if not model.built:
         model.build(_input_shape(config))
     model.load_weights(path)
     return keras.Model(model.inputs, model.outputs) if not model.inputs else model
-
-
-def _modern(config: Any) -> Any:
-    """Returns the configuration without what Keras 3 refuses, at any depth."""
-    if isinstance(config, list):
-        return [_modern(item) for item in config]
-    if not isinstance(config, dict):
-        return config
-    result = {key: _modern(value) for key, value in config.items()}
-    inner = result.get("config")
-    if isinstance(inner, dict):
-        for name in _GONE.get(str(result.get("class_name")), ()):
-            inner.pop(name, None)
-        if result.get("class_name") == "InputLayer" and "batch_input_shape" in inner:
-            inner["batch_shape"] = inner.pop("batch_input_shape")
-    return result
 
 
 def _input_shape(config: dict[str, Any]) -> tuple[int | None, ...]:
@@ -125,15 +100,31 @@ def _input_shape(config: dict[str, Any]) -> tuple[int | None, ...]:
     return tuple(shape)
 
 
-def _read_with_keras_2(path: Path, reason: Exception) -> Any:
+def read_with_keras_2(path: Path, reason: Exception) -> Any:
+    """Reads a whole model with tf-keras.
+
+    Args:
+        path: The file.
+        reason: Why Keras 3 could not.
+
+    Raises:
+        ModelError: tf-keras is not installed, or cannot read it either.
+    """
     if find_spec("tf_keras") is None:
         raise ModelError(
             f"{path} was written by Keras 2, and Keras 3 cannot read it: {one_line(reason)}; "
-            "install Keras 2 beside it: pip install trimtab[keras2]"
+            f"install Keras 2 beside it: pip install --no-deps tf-keras=={_tensorflow_series()}.*"
         ) from reason
     import tf_keras
 
     try:
         return tf_keras.models.load_model(path, compile=False)
-    except _FAILURES as error:
+    except FAILURES as error:
         raise ModelError(f"{path} cannot be read as a Keras model: {one_line(error)}") from error
+
+
+def _tensorflow_series() -> str:
+    """Returns the version of TensorFlow that is there, which tf-keras must match: `2.21`."""
+    import tensorflow as tf
+
+    return ".".join(tf.__version__.split(".")[:2])
