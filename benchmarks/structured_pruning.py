@@ -140,14 +140,19 @@ def compress(model: ir.Model, bar: Bar, digits: Digits, seed: int) -> ir.Model:
 def figures(graph: ir.Model, original: ir.Model, tests: dict[str, Part]) -> dict[str, Any]:
     """Returns shares kept, and accuracies."""
     left, whole = count_model(graph), count_model(original)
-    return {
+    found: dict[str, Any] = {
         "macs": round(left.macs / whole.macs, 3),
         "parameters": round(left.parameters / whole.parameters, 3),
-        **{
-            name: round(float((run_graph(graph, [x])[0].argmax(axis=1) == y).mean()), 4)
-            for name, (x, y) in tests.items()
-        },
     }
+    for name, (x, y) in tests.items():
+        answers = run_graph(graph, [laid(x, graph)])[0].argmax(axis=1)
+        found[name] = round(float((answers == y).mean()), 4)
+    return found
+
+
+def laid(images: np.ndarray, graph: ir.Model) -> np.ndarray:
+    """Returns images as the graph takes them: the peer's channels come first. There is one."""
+    return images.reshape(len(images), *list(graph.graph.inputs[0].shape or ())[1:])
 
 
 def run_peer(python: str, model: Path, digits: Digits) -> ir.Model:
@@ -173,8 +178,7 @@ def measure_latencies(
         with tempfile.TemporaryDirectory() as folder:
             sessions = {}
             for name, graph in graphs.items():
-                shape = [1, *list(graph.graph.inputs[0].shape or ())[1:]]
-                own = sample.reshape(shape)  # the peer's channels come first; there is one
+                own = laid(sample, graph)
                 file = export(graph, runtime, Path(folder) / name, samples=(own,)).path
                 session = runtimes.load(runtime, file, threads=1)
                 sessions[name] = lambda _, run=session.run, own=own: run([own])[0]
