@@ -100,7 +100,7 @@ def test_what_cannot_be_trained_gets_a_preset_without_training() -> None:
     model = clean(large())
     model.graph.inputs[0].shape = ir.Shape([1, 64])
     picked = preset("high", model, PROFILE, dataset=small_dataset(model, 32))
-    assert [step.technique for step in picked.steps] == ["share_weights"]
+    assert {step.technique for step in picked.steps} <= {"prune_weights", "share_weights"}
     with pytest.raises(RecipeError, match=r"trains, and that is not possible: .* fixed batch of 1"):
         preset("extreme", model, PROFILE, dataset=small_dataset(model, 32))
 
