@@ -130,7 +130,7 @@ def test_a_model_cut_anywhere_never_fails(name, make):
 
 def test_a_longer_header_keeps_the_chunks_of_the_tensors(tmp_path):
     """What boundaries are for: without them every chunk moves, and differs."""
-    weights = [RANDOM.standard_normal((520, 520)).astype(np.float32) for _ in range(4)]
+    weights = [RANDOM.standard_normal((730, 730)).astype(np.float32) for _ in range(4)]
     versions = []
     for version, doc in (("1", ""), ("2", "longer " * 10)):
         data = onnx_file(weights, doc)

@@ -12,6 +12,8 @@ lanes. So small tensors can share them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,6 +31,27 @@ _LOW_HALF = np.uint32(0xFFFF)
 _LOWEST = np.uint32(LOWEST_STATE)
 
 
+@dataclass(frozen=True, slots=True)
+class _Arrays:
+    """The lanes' states, and room for the results of a step: numpy allocates nothing then."""
+
+    state: NDArray[np.uint32]
+    index: NDArray[np.int64]
+    entry: NDArray[np.uint32]
+    field: NDArray[np.uint32]
+    low: NDArray[np.bool_]
+
+    def first(self, count: int) -> _Arrays:
+        """Returns the first `count` lanes; they share their states."""
+        return _Arrays(
+            self.state[:count],
+            self.index[:count],
+            self.entry[:count],
+            self.field[:count],
+            self.low[:count],
+        )
+
+
 class Lanes:
     """The decoder's states.
 
@@ -37,12 +60,14 @@ class Lanes:
     """
 
     def __init__(self, states: NDArray[np.uint32]) -> None:
-        self._states = states.astype(np.uint32)
         count = states.size
-        self._index = np.empty(count, np.int64)
-        self._entry = np.empty(count, np.uint32)
-        self._field = np.empty(count, np.uint32)
-        self._low = np.empty(count, bool)
+        self._arrays = _Arrays(
+            state=states.astype(np.uint32),
+            index=np.empty(count, np.int64),
+            entry=np.empty(count, np.uint32),
+            field=np.empty(count, np.uint32),
+            low=np.empty(count, np.bool_),
+        )
 
     def decode(
         self,
@@ -63,47 +88,24 @@ class Lanes:
             FormatError: The symbols take more or fewer words.
         """
         symbols = np.empty(count, np.uint8)
-        lanes = self._states.size
+        arrays = self._arrays
+        lanes = arrays.state.size
         used = 0
         for start in range(0, count, lanes):
-            stop = min(start + lanes, count)
-            context = None if contexts is None else contexts[start:stop]
-            used += self._step(lookup, words[used:], symbols[start:stop], context)
+            if count - start < lanes:
+                arrays = arrays.first(count - start)
+            stop = start + lanes
+            np.bitwise_and(arrays.state, _SLOT, out=arrays.index, casting="unsafe")
+            if contexts is not None:
+                np.left_shift(contexts[start:stop], _SCALE_BITS, out=arrays.field)
+                np.add(arrays.index, arrays.field, out=arrays.index)
+            # "raise", numpy's default, would copy what it writes.
+            lookup.symbols.take(arrays.index, out=symbols[start:stop], mode="wrap")
+            lookup.places.take(arrays.index, out=arrays.entry, mode="wrap")
+            used = _advance(arrays, words, used)
         if used != words.size:
             raise FormatError(f"coded symbols take {used} words of {words.size}")
         return symbols
-
-    def _step(
-        self,
-        lookup: Lookup,
-        words: NDArray[np.uint16],
-        symbols: NDArray[np.uint8],
-        contexts: NDArray[np.uint8] | None,
-    ) -> int:
-        """Decodes one symbol in each of the first `symbols.size` lanes; returns the words used."""
-        count = symbols.size
-        state, entry = self._states[:count], self._entry[:count]
-        index, field = self._index[:count], self._field[:count]
-        np.bitwise_and(state, _SLOT, out=index, casting="unsafe")
-        if contexts is not None:
-            index += contexts.astype(np.int64) << SCALE_BITS
-        # "raise", numpy's default, would copy what it writes.
-        lookup.symbols.take(index, out=symbols, mode="wrap")
-        lookup.places.take(index, out=entry, mode="wrap")
-        np.right_shift(state, _SCALE_BITS, out=state)
-        np.right_shift(entry, _WORD_BITS, out=field)
-        np.multiply(state, field, out=state)
-        np.bitwise_and(entry, _LOW_HALF, out=field)
-        np.add(state, field, out=state)
-        np.less(state, _LOWEST, out=self._low[:count])
-        thirsty = self._low[:count].nonzero()[0]
-        if thirsty.size > words.size:
-            raise FormatError(f"coded symbols take more than their {words.size} last words")
-        refilled = state.take(thirsty, mode="wrap")
-        np.left_shift(refilled, _WORD_BITS, out=refilled)
-        np.bitwise_or(refilled, words[: thirsty.size], out=refilled)
-        state[thirsty] = refilled
-        return thirsty.size
 
     def check_end(self) -> None:
         """Checks that every lane is back where the encoder began.
@@ -111,5 +113,29 @@ class Lanes:
         Raises:
             FormatError: One is not: the stream is damaged.
         """
-        if (self._states != _LOWEST).any():
+        if (self._arrays.state != _LOWEST).any():
             raise FormatError("the coded symbols of a block do not add up: the stream is damaged")
+
+
+def _advance(arrays: _Arrays, words: NDArray[np.uint16], used: int) -> int:
+    """Takes the symbols whose `entry` was looked up off the states, and refills those too low.
+
+    Returns:
+        How many words are used after it.
+    """
+    state, entry, field, low = arrays.state, arrays.entry, arrays.field, arrays.low
+    np.right_shift(state, _SCALE_BITS, out=state)
+    np.right_shift(entry, _WORD_BITS, out=field)
+    np.multiply(state, field, out=state)
+    np.bitwise_and(entry, _LOW_HALF, out=field)
+    np.add(state, field, out=state)
+    np.less(state, _LOWEST, out=low)
+    thirsty = low.nonzero()[0]
+    after = used + thirsty.size
+    if after > words.size:
+        raise FormatError(f"coded symbols take more than their {words.size} words")
+    refilled = state.take(thirsty, mode="wrap")
+    np.left_shift(refilled, _WORD_BITS, out=refilled)
+    np.bitwise_or(refilled, words[used:after], out=refilled)
+    state[thirsty] = refilled
+    return after

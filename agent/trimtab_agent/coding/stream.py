@@ -4,14 +4,13 @@
                0: one zstd frame without magic number, the file
                1: blocks until the file is complete
     block    = stored length (varint), length (varint), header, payload
-    header   = lanes (1 byte), segments (varint), length of the records (varint), records, literals
+    header   = lanes (varint), segments (varint), length of the records (varint), records, literals
     record   = method (1 byte), size in bytes (varint), what the method has
     payload  = states (4 bytes a lane), then slice by slice what the planes have
 
-The header is a zstd frame where its stored length is less than its length, else as it is. Lanes:
-0 for none, else 1 + the logarithm of their number. A segment's elements come in slices of
-`SLICE_BYTES`, the last one shorter; in each, the planes follow each other in the order of the
-record. So a tensor of any size is decoded in bounded memory.
+The header is a zstd frame where its stored length is less than its length, else as it is. A
+segment's elements come in slices of `SLICE_BYTES`, the last one shorter; in each, the planes follow
+each other in the order of the record. So a tensor of any size is decoded in bounded memory.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ def decode_stream(
 def _block(source: Source, left_bytes: int, base: Base | None) -> Iterator[bytes]:
     """Yields what a block holds; records are read as their turn comes, so that one is in memory."""
     header = _header(source)
-    lanes = _lanes(header.byte(), source)
+    lanes = _lanes(header.varint(), source)
     segments, records_bytes = header.varint(), header.varint()
     records = Source([header.read(records_bytes)])
     for _ in range(segments):
@@ -99,14 +98,11 @@ def _header(source: Source) -> Source:
     return Source([data if stored == size_bytes else unzstd(data, size_bytes)])
 
 
-def _lanes(code: int, source: Source) -> Lanes | None:
+def _lanes(count: int, source: Source) -> Lanes | None:
     """Reads the states that stand at the head of a payload."""
-    if code == 0:
-        return None
-    count = 1 << (code - 1)
     if count > MAX_LANES:
-        raise FormatError(f"a block has 2^{code - 1} lanes, more than {MAX_LANES}")
-    return Lanes(np.frombuffer(source.read(4 * count), "<u4"))
+        raise FormatError(f"a block has {count} lanes, more than {MAX_LANES}")
+    return Lanes(np.frombuffer(source.read(4 * count), "<u4")) if count else None
 
 
 def _slices(segment: Segment, method: int) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
 """Weight pruning: single weights, runs or blocks of them become zero.
 
 Zeros by themselves make no file smaller and no dense kernel faster. They pay on the wire, where
-the chunk codec packs them; N:M patterns and blocks also pay in runtimes with sparse kernels.
+the weight codec packs them; N:M patterns and blocks also pay in runtimes with sparse kernels.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Weight sharing: each weight takes one of a few values that k-means finds.
 
 The weights stay float32, so that every runtime runs them and neither file nor memory shrinks.
-It pays on the wire, where few distinct values pack well: the chunk codec sees them.
+It pays on the wire, where few distinct values pack well: the weight codec sees them.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from trimtab.package.coding.tensors import CodedTensor, Tensor, code_tensor, eve
 from trimtab_agent.coding.methods import WIDTHS, Method
 from trimtab_agent.coding.stream import BLOCKS, MAX_HEADER_BYTES, ZSTD
 
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 21
 """Tensors this large have a block of their own, so that one that did not change is the same bytes
 in another version; smaller ones share a block up to this size, for they share its lanes and its
 header."""
@@ -216,7 +216,7 @@ def _block(items: Sequence[_Item]) -> bytes:
             tensor.write(payload, start, stop)
     lanes, body = payload.finish(sum(len(item.data) for item in items))
     record = b"".join(records)
-    header = bytes([lanes]) + varint(len(items)) + varint(len(record)) + record
+    header = varint(lanes) + varint(len(items)) + varint(len(record)) + record
     return _packed(header + b"".join(literals)) + body
 
 
