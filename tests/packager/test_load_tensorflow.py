@@ -281,7 +281,7 @@ def test_saved_model_that_tensorflow_2_cannot_load_is_frozen(tf, tmp_path, monke
 def test_saved_model_of_strings_alone_is_refused(tf, tmp_path):
     module = tf.Module()
     spec = tf.TensorSpec([None], tf.string, name="examples")
-    length = tf.function(lambda examples: tf.size(examples), input_signature=[spec])
+    length = tf.function(lambda examples: {"count": tf.size(examples)}, input_signature=[spec])
     tf.saved_model.save(module, str(tmp_path / "text"), signatures=length)
     with pytest.raises(ModelError, match=r"text takes strings, such as serialized tf\.train"):
         load_model(tmp_path / "text")

@@ -7,12 +7,16 @@ from pathlib import Path
 import onnx
 import onnx.checker
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from trimtab.errors import ModelError, UnsupportedOperatorError
 from trimtab.graph.opset import raise_opset
 
 _OLDEST_OPSET = 13
 """From here on axes are inputs and Softmax works along one axis; older models are brought up."""
+
+_WEIGHTS_APART = 4
+"""The first file version whose initializers need not be inputs too (onnx/docs/IR.md)."""
 
 _STANDARD = ("", "ai.onnx")
 _RUNTIME_DOMAINS = ("ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")
@@ -39,6 +43,9 @@ def read_onnx(path: Path) -> ir.Model:
     except Exception as error:
         raise ModelError(f"{path} is not a valid ONNX model: {_first_line(error)}") from error
     _free_negative_dimensions(model)
+    # Files below version 4 list weights among the inputs, so that a caller could replace them.
+    common.RemoveInitializersFromInputsPass()(model)
+    model.ir_version = max(model.ir_version, _WEIGHTS_APART)
     return _raised(model, path)
 
 
