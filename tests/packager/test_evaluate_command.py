@@ -105,15 +105,25 @@ def test_a_folder_that_compress_has_written(trimtab, case, tmp_path):
 
 def test_the_task_is_asked_for_where_it_is_not_clear(trimtab, case, tmp_path):
     model, _ = case
-    data = tmp_path / "text.npz"
+    data = tmp_path / "odd.npz"
     x = np.ones((10, 3, 8, 8), np.float32)
-    np.savez(data, x_train=x, x_test=x, y_test=np.array(["a"] * 10))
+    np.savez(data, x_train=x, x_test=x, y_test=np.zeros((10, 3), np.float32))
     code, _, err = trimtab("evaluate", model, "--data", data)
     assert code == 2
     assert "no task takes these; choose --task" in err
     code, _, err = trimtab("evaluate", model, "--data", data, "--task", "clasify")
     assert code == 2
     assert "there is no task 'clasify'" in err
+
+
+def test_labels_in_words_are_refused_with_the_way_out(trimtab, case, tmp_path):
+    model, _ = case
+    data = tmp_path / "text.npz"
+    x = np.ones((10, 3, 8, 8), np.float32)
+    np.savez(data, x_train=x, x_test=x, y_test=np.array(["a"] * 10))
+    code, _, err = trimtab("evaluate", model, "--data", data)
+    assert code == 2
+    assert "such as 'a': give whole class numbers" in err
 
 
 def test_harm_that_is_forbidden_is_refused_and_nothing_is_let_out(trimtab, case, tmp_path):
