@@ -212,6 +212,38 @@ def test_resize_to_the_size_of_another_value_trains_with_a_free_batch():
     np.testing.assert_allclose(function(data)[0], run_graph(model, [data])[0], atol=1e-6)
 
 
+def test_free_size_of_another_value_is_refused():
+    from trimtab.engine.module import GraphModule
+
+    b = GraphBuilder(2, 6, 6)
+    low = b.op("MaxPool", "x", kernel_shape=[2, 2], strides=[2, 2])
+    model = b.build(b.op("Resize", low, "", "", b.op("Shape", "x"), mode="linear"))
+    model.graph.inputs[0].shape = ir.Shape(["batch", 2, "height", 6])
+    with pytest.raises(UnsupportedOperatorError, match="Resize of axis 2, of free size, to a size"):
+        GraphModule(model, trainable=True)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_free_sizes_are_doubled(mode):
+    """As in the neck of a detector that takes pictures of any size."""
+    import tensorflow as tf
+
+    from trimtab.engine.module import GraphModule
+
+    b = GraphBuilder(2, 6, 6)
+    scales = b.constant([1, 1, 2, 2], np.float32)
+    options = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    doubled = b.op("Resize", b.conv_relu("x", 2, 3), "", scales, mode=mode, **options)
+    model = b.build(doubled)
+    model.graph.inputs[0].shape = ir.Shape(["batch", 2, "height", "width"])
+    model.graph.outputs[0].shape = ir.Shape(["batch", 3, "tall", "wide"])
+    data = np.random.default_rng(0).normal(size=(2, 2, 5, 7)).astype(np.float32)
+    module = GraphModule(model, trainable=True)
+    specs = [tf.TensorSpec((None, 2, None, None))]
+    function = tf.function(lambda x: module([x]), input_signature=specs, autograph=False)
+    np.testing.assert_allclose(function(data)[0], run_graph(model, [data])[0], atol=1e-5)
+
+
 def gelu(pieces: str) -> ir.Model:
     """GELU as PyTorch and tf2onnx export it, between two layers."""
     b = GraphBuilder(5)

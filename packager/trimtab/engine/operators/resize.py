@@ -8,7 +8,6 @@ rest a product with the matrix.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,30 +16,39 @@ from trimtab.engine.layout import Laid, arrange, channels_last
 from trimtab.engine.operators.resampling import Sampling, Scaled, kernel_matrix, matrix
 from trimtab.engine.registry import Call, operator
 
+_STAND_IN = 8
+"""Length of an axis of free size while a kernel is looked for: it suits every length or none."""
+
 
 @operator("Resize", "Upsample")
 def resize(call: Call) -> Laid:
-    """By scales or to sizes, of axes whose size is known."""
+    """By scales or to sizes; an axis of free size only by a whole number, and by a kernel."""
     data, sampling = call[0], _sampling(call)
     axes = [axis % data.rank for axis in call.attribute("axes") or range(data.rank)]
-    changed = {}
-    for axis, scale, size in zip(axes, *_wished(call, axes), strict=True):
-        if scale != 1 or size is not None:
-            length = data.dim(axis)
-            if length is None:
-                raise call.unsupported("of an axis of free size")
-            out = _scaled_size(length, scale) if size is None else size
-            changed[axis] = Scaled(length, out, scale)
     changed = {
-        axis: side for axis, side in changed.items() if side.length != side.size or side.scale != 1
+        axis: side
+        for axis, scale, size in zip(axes, *_wished(call, axes), strict=True)
+        if (side := _side(call, data.dim(axis), scale, size)) is not None
     }
     kernel = _kernel(sampling, changed) if data.rank == 4 and set(changed) <= {2, 3} else None
     if kernel is not None:
         return _by_kernel(data, changed, sampling.mode, kernel)
+    if any(data.dim(axis) is None for axis in changed):
+        raise call.unsupported("of an axis of free size")
     tensor = data.tensor
     for axis, side in changed.items():
         tensor = _along(tensor, data.physical(axis), matrix(sampling, side), sampling.mode)
     return Laid(tensor, data.axes)
+
+
+def _side(call: Call, length: int | None, scale: float, size: int | None) -> Scaled | None:
+    """Returns what becomes of an axis, or None if it stays as it is."""
+    if length is None:
+        if scale != int(scale):
+            raise call.unsupported("of an axis of free size")
+        length, size = _STAND_IN, None
+    out = _scaled_size(length, scale) if size is None else size
+    return None if length == out and scale == 1 else Scaled(length, out, scale)
 
 
 def _scaled_size(length: int, scale: float) -> int:
@@ -73,7 +81,7 @@ def _wished(call: Call, axes: list[int]) -> tuple[list[float], list[int | None]]
     first = 1 if call.node.op_type == "Upsample" else 2
     if call.has(3):
         lengths = [call[0].dim(axis) for axis in axes]
-        sizes = _sizes(call, lengths)
+        sizes = _sizes(call, axes)
         scales = [
             1.0 if size is None or length is None else size / length
             for size, length in zip(sizes, lengths, strict=True)
@@ -87,11 +95,11 @@ def _wished(call: Call, axes: list[int]) -> tuple[list[float], list[int | None]]
     return [float(scale) for scale in given], [None] * len(axes)
 
 
-def _sizes(call: Call, lengths: Sequence[int | None]) -> list[int | None]:
-    """Returns the wished sizes; None where the length is free too: the batch, which stays.
+def _sizes(call: Call, axes: list[int]) -> list[int | None]:
+    """Returns the wished sizes; None for a free batch, which stays.
 
-    PyTorch's exporter takes sizes from the shapes of values. They are
-    known where they do not depend on the batch.
+    PyTorch's exporter takes sizes from the shapes of values. They are known where they do not
+    depend on the batch.
     """
     import tensorflow as tf
 
@@ -100,10 +108,9 @@ def _sizes(call: Call, lengths: Sequence[int | None]) -> list[int | None]:
     else:
         # The shape inference of anything made in a computed shape says what is known of that.
         sizes = list(tf.zeros(call.tensor(3)).shape)
-    if any((size is None) != (length is None) for size, length in zip(sizes, lengths, strict=True)):
-        raise call.unsupported(
-            f"of sizes {lengths} to {sizes}, which do not come from shapes alone"
-        )
+    for axis, size in zip(axes, sizes, strict=True):
+        if (size is None or call[0].dim(axis) is None) and (axis, size) != (0, None):
+            raise call.unsupported(f"of axis {axis}, of free size, to a size of its own")
     return sizes
 
 
@@ -132,7 +139,13 @@ def _by_kernel(data: Laid, changed: dict[int, Scaled], mode: str, setting: dict[
 
     axes = channels_last(4)
     tensor = arrange(data, axes)
-    size = [changed[axis].size if axis in changed else data.dim(axis) for axis in (2, 3)]
+    size = []
+    for axis in (2, 3):
+        side, length = changed.get(axis), data.dim(axis)
+        if length is None:
+            size.append(tf.shape(tensor)[axis - 1] * (1 if side is None else int(side.scale)))
+        else:
+            size.append(length if side is None else side.size)
     kernel = tf.raw_ops.ResizeBilinear if mode == "linear" else tf.raw_ops.ResizeNearestNeighbor
     return Laid(kernel(images=tensor, size=size, **setting), axes)
 
