@@ -13,6 +13,8 @@ from trimtab.package.coding.segment import Segment
 from trimtab.package.coding.segments import segments
 from trimtab.package.coding.stream import encode_delta
 from trimtab.package.read import open_package
+from trimtab.workflow.release import earlier_versions
+from trimtab.workflow.workspace import Workspace
 from trimtab_agent.coding.stream import decode_stream
 from trimtab_agent.contract.chunks import all_chunks, distinct_chunks, sha256_hex
 from trimtab_agent.errors import FormatError, IntegrityError
@@ -202,3 +204,22 @@ def test_versions_that_share_nothing_have_no_delta(tmp_path):
         tmp_path, model=MODEL, data=noise[1], bases=[first.as_base()], version="2"
     )
     assert open_package(second).manifest.file(MODEL).deltas == ()
+
+
+def test_the_newest_released_versions_of_the_name_are_bases(tmp_path):
+    workspace = Workspace.create(tmp_path / "workspace")
+
+    def make(name, version, day, *, released=True):
+        path = make_package(
+            workspace.packages, name=name, version=version, created=f"2026-11-{day:02}T00:00:00Z"
+        )
+        if released:
+            package = open_package(path)
+            workspace.repository().add_target(package.manifest.target_name, package.manifest_bytes)
+
+    for day in range(1, 7):
+        make("demo", str(day), day)
+    make("demo-other", "1", 3)
+    make("demo", "unreleased", 3, released=False)
+    found = earlier_versions(workspace, name="demo", version="5", created="2026-11-05T00:00:00Z")
+    assert [package.manifest.version for package in found] == ["4", "3", "2", "1"]

@@ -24,11 +24,14 @@ def command(
 
     Example: trimtab package small/tflite --name watch --version 1
     """
+    from trimtab.workflow.compressed import read_compressed
     from trimtab.workflow.release import earlier_versions, release
     from trimtab.workflow.workspace import Workspace as Opened
 
     opened = Opened.open(workspace)
-    bases = earlier_versions(folder, opened, name=name, version=version)
+    bases = earlier_versions(
+        opened, name=name, version=version, created=read_compressed(folder).created
+    )
     released = release(folder, opened, name=name, version=version, bases=bases)
     manifest = released.manifest
     if json:

@@ -74,23 +74,21 @@ def release(
 
 
 def earlier_versions(
-    directory: Path, workspace: Workspace, *, name: str, version: str
+    workspace: Workspace, *, name: str, version: str, created: str
 ) -> list[Package]:
     """Returns the newest released packages of a name: what devices may have installed.
 
     Args:
-        directory: The folder of `trimtab compress` that the next version is made of. What was
-            made after it is left out, so that the same version is made the same again.
         workspace: The workspace.
         name: The package's name.
-        version: The next version.
+        version: The version that they are earlier than.
+        created: When its model was compressed. What was compressed later is left out, so that
+            the same version is made the same again.
 
     Raises:
-        RecipeError: The folder holds no compressed model.
         PackageError: A package is damaged.
         RepositoryError: The workspace lacks metadata.
     """
-    created = read_compressed(directory).created
     released = workspace.repository().targets()
     found = []
     for path in workspace.packages.glob(f"{name}-*.trimtab"):
