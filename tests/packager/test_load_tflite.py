@@ -185,6 +185,23 @@ class TestConverted:
         found = run_graph(graph, [self.sample()])[0]
         assert np.abs(found - wanted).max() <= 0.05 * np.abs(wanted).max()
 
+    def test_16_bit_activations_become_float(self, tf, tmp_path):
+        kinds = tf.lite.OpsSet
+        settings = int8(tf, self.sample())
+        settings["target_spec"] = tf.lite.TargetSpec(
+            supported_ops=[
+                kinds.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+                kinds.TFLITE_BUILTINS,
+            ]
+        )
+        content = self.convert(tf, self.dense(tf), **settings)
+        assert any(t.type == schema.TensorType.INT16 for t in read(content).subgraphs[0].tensors)
+        graph = self.load(content, tmp_path)
+        assert "QuantizeLinear" not in {node.op_type for node in graph.graph}
+        wanted = run_tflite(content, self.sample())[0]
+        found = run_graph(graph, [self.sample()])[0]
+        assert np.abs(found - wanted).max() <= 5e-3 * np.abs(wanted).max()
+
     def test_4_bit_and_sparse_weights_are_written_out(self, tf, tmp_path):
         narrow, wide = narrowed(self.convert(tf, self.dense(tf), **int8(tf, self.sample())))
         tensors = read(narrow).subgraphs[0].tensors

@@ -39,13 +39,16 @@ def dequantized(model: ir.Model) -> ir.Model:
     copy = model.clone()
     for node in list(copy.graph):
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            _remove(copy, node)
+            remove_step(copy, node)
     common.RemoveUnusedNodesPass()(copy)
     return clean(copy)
 
 
-def _remove(model: ir.Model, node: ir.Node) -> None:
-    """Lets the float value through, or writes a stored one out."""
+def remove_step(model: ir.Model, node: ir.Node) -> None:
+    """Removes a QuantizeLinear or DequantizeLinear, in place.
+
+    The float value is let through, and a stored one written out.
+    """
     source = node.inputs[0]
     assert source is not None
     stored = constant(source)
