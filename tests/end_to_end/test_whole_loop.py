@@ -18,6 +18,7 @@ from support.brokers import KINDS, broker_of, connected
 from trimtab.fleet.broker import Broker
 from trimtab.graph.run import run_graph
 from trimtab_agent.contract import topics
+from trimtab_agent.contract.chunks import all_chunks
 from trimtab_agent.contract.manifest import parse_manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -131,10 +132,9 @@ def test_a_chunk_changed_on_the_broker_is_refused_and_the_old_version_stays(setu
     run("publish", "tiny-2", "-w", setup.workspace, "-b", setup.broker)
     manifest = parse_manifest(_manifest_of(package))
     with connected(setup.handle, "attacker") as link:
-        for file in manifest.files:
-            for chunk in file.chunks:
-                data = bytes(chunk.wire_bytes)
-                link.publish(topics.blob(chunk.sha256), data, retain=True, wait_s=5)
+        for chunk in all_chunks(manifest.files):  # those of deltas too
+            data = bytes(chunk.wire_bytes)
+            link.publish(topics.blob(chunk.sha256), data, retain=True, wait_s=5)
     report = _assign_only(setup, "tiny-2.json")
     assert report["outcome"] == "refused"
     assert report["failure"]["reason"] == "integrity"
