@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from support.graphs import GRAPHS
+from support.graphs import GRAPHS, GraphBuilder
 from trimtab.compress.recipe import parse_recipe
-from trimtab.errors import RecipeError
+from trimtab.errors import RecipeError, UnsupportedOperatorError
 from trimtab.graph.clean import clean
 from trimtab.hardware import load_profile
 from trimtab.workflow.compressed import COMPRESSED_FILE, read_compressed
@@ -160,3 +160,23 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"output folder .*file/out"):
         check_writable(tmp_path / "file" / "out")
+
+
+@pytest.mark.slow
+def test_a_target_that_lacks_an_operator_keeps_no_other_from_its_file(job: Job, tmp_path) -> None:
+    b = GraphBuilder(2, 4, 4)
+    path = tmp_path / "sorted.onnx"
+    ir.save(b.build(b.op("Det", b.op("Softmax", "x", axis=-1))), path)
+    odd = replace(
+        job,
+        source=load_source(path, None),
+        data=None,
+        recipe=parse_recipe({"steps": []}, "test"),
+        targets=["tflite", "onnxruntime"],
+    )
+    outcome = compress(odd, log=lambda _: None)
+    assert [result.target for result in outcome.results] == ["onnxruntime"]
+    assert "Det" in str(outcome.refused["tflite"])
+    assert (odd.output / "onnxruntime" / COMPRESSED_FILE).exists()
+    with pytest.raises(UnsupportedOperatorError, match="Det"):
+        compress(replace(odd, targets=["tflite"]), log=lambda _: None)

@@ -92,10 +92,14 @@ def command(
         print_json(outcome.results)
     else:
         _print(outcome.results, output)
+    for runtime, error in outcome.refused.items():
+        typer.echo(f"trimtab: error: there is no {runtime} file: {error}", err=True)
     if outcome.interrupted:
         left = ", ".join(outcome.results[0].left_out)
         typer.echo(f"interrupted; not done: {left}. The same command again goes on", err=True)
         raise typer.Exit(130)
+    if outcome.refused:
+        raise typer.Exit(max(error.exit_code for error in outcome.refused.values()))
 
 
 def _check_alone(preset: str, recipe: Path | None) -> None:

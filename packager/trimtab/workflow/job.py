@@ -11,6 +11,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from trimtab.compress.recipe import Recipe
+from trimtab.errors import ModelError
 from trimtab.evaluate.load import fingerprint
 from trimtab.workflow.compress import Compressor
 from trimtab.workflow.compressed import Compressed, tool_versions
@@ -21,7 +22,12 @@ from trimtab_agent.contract import codec
 from trimtab_agent.contract.manifest import RuntimeName
 from trimtab_agent.contract.profile import Profile
 from trimtab_agent.durable import storage_errors
-from trimtab_agent.errors import StorageError
+from trimtab_agent.errors import (
+    PackageError,
+    RuntimeUnavailableError,
+    StorageError,
+    TrimtabError,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +58,14 @@ class Outcome:
     """What came of it.
 
     Attributes:
-        results: One for each target.
+        results: One for each target that its file was let out for.
+        refused: Why there is no file for the others.
         interrupted: Whether Ctrl-C ended the recipe before its end. The results are then of the
             best model so far, and the same job goes on after the last finished step.
     """
 
     results: tuple[Compressed, ...]
+    refused: dict[RuntimeName, TrimtabError]
     interrupted: bool
 
 
@@ -76,7 +84,7 @@ def compress(
 
     Raises:
         StorageError: The output folder cannot be written to, or the disk is full.
-        TrimtabError: What a technique or an export raises.
+        TrimtabError: What a technique raises, or what the first export raises if none succeeds.
         KeyboardInterrupt: Before any step had come to anything, or a second one while the best
             so far was written. Finished steps are kept for the next run of the same job.
     """
@@ -98,13 +106,18 @@ def compress(
             raise
         log("interrupted: writing the best model so far; Ctrl-C again stops at once")
         applied, interrupted = best, True
-    results = []
+    results, refused = [], dict[RuntimeName, TrimtabError]()
     for target in job.targets:
         log(f"exporting for {target}")
-        results.append(compressor.write(applied, target, job.output / target))
+        try:
+            results.append(compressor.write(applied, target, job.output / target))
+        except (ModelError, PackageError, RuntimeUnavailableError) as error:
+            refused[target] = error  # another runtime may well take the model
+    if refused and not results:
+        raise next(iter(refused.values()))
     if not interrupted:
         unfinished.clear()
-    return Outcome(tuple(results), interrupted)
+    return Outcome(tuple(results), refused, interrupted)
 
 
 def check_writable(folder: Path) -> None:
