@@ -121,13 +121,16 @@ def test_patience_ends_training_and_the_best_epoch_is_kept():
 def test_an_interrupt_ends_training_and_keeps_the_best_so_far():
     model, x = network(seed=1), samples()
     targets = run_graph(network(seed=2), [x])[0]
+    history = []
 
     def interrupt(loss):
+        history.append(loss)
         if loss.epoch == 3:
             raise KeyboardInterrupt
 
-    history = fine_tune(model, [x], targets, None, schedule(epochs=50), on_epoch=interrupt)
-    assert len(history) == 4
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(model, [x], targets, None, schedule(epochs=50), on_epoch=interrupt)
+    assert [loss.epoch for loss in history] == [1, 2, 3]
     distance = np.square(run_graph(model, [x])[0] - targets).mean() / targets.var()
     assert distance == pytest.approx(history[-1].validation, rel=0.3)
     assert history[-1].validation < history[0].validation

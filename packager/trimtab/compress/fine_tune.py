@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -143,7 +144,8 @@ def log_epoch(context: Context, step: Training, loss: Any) -> None:
 
 def log_outcome(context: Context, step: Training, history: Sequence[Any]) -> None:
     """Says which epoch was kept, and why training ended before its time if it did."""
-    best = min(reversed(history), key=lambda loss: loss.validation)
+    finite = [loss for loss in reversed(history) if math.isfinite(loss.validation)]
+    best = min(finite, key=lambda loss: loss.validation)
     if len(history) <= step.epochs:
         context.log(f"training ended after {len(history) - 1} of {step.epochs} epochs")
     if best is not history[-1]:
