@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from types import SimpleNamespace
+from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+from support import techniques
 from support.quant_graphs import TrainedLike
+from trimtab.compress.context import Context
 from trimtab.compress.fine_tune import FineTune, apply
 from trimtab.compress.teacher import teacher_answers
 from trimtab.engine.schedule import Schedule, make_optimizer
@@ -50,11 +53,14 @@ def schedule(**changes: object) -> Schedule:
     return Schedule(**{**fields, **changes})
 
 
-def context(teacher: ir.Model, labels: np.ndarray | None = None) -> SimpleNamespace:
+def context(
+    teacher: ir.Model,
+    labels: np.ndarray | None = None,
+    log: Callable[[str], None] = lambda _: None,
+) -> Context:
     split = Split(inputs=(samples(),), labels=labels)
     data = Dataset(source="noise", train=split, test=split)
-    lines: list[str] = []
-    return SimpleNamespace(dataset=data, teacher=teacher, seed=3, log=lines.append, lines=lines)
+    return replace(techniques.context(teacher, data, log), seed=3)
 
 
 @pytest.mark.parametrize(
@@ -204,9 +210,10 @@ def test_adam_refuses_a_weight_decay_that_it_would_not_use():
 def test_what_became_of_training_is_said():
     answers = run_graph(network(), [samples()])[0]
     noise = np.random.default_rng(4).normal(0, 0.1, answers.shape)
-    surroundings = context(network(), (answers + noise).astype(np.float32))
+    lines: list[str] = []
+    surroundings = context(network(), (answers + noise).astype(np.float32), lines.append)
     apply(network(), FineTune(epochs=5, learning_rate=1.0, patience=2), surroundings)
-    assert surroundings.lines[-2:] == [
+    assert lines[-2:] == [
         "training ended after 2 of 5 epochs",
         "the weights of epoch 0 are kept: they did best on what was held back",
     ]
