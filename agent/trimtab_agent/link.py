@@ -209,11 +209,14 @@ class Link:
             raise CallerError(f"{topic}: {len(payload)} bytes; the broker takes at most {limit}")
         if wait_s is not None and self._worker.is_caller:
             raise CallerError(f"{topic}: a handler cannot wait for a publish")
+        unconnected = f"{topic}: not sent, there is no connection to {self._broker}"
         if not self.connected:
-            raise BrokerError(f"{topic}: not sent, there is no connection to {self._broker}")
+            raise BrokerError(unconnected)
         info = self._client.publish(
             topic, payload, qos=qos, retain=retain, properties=_user_properties(properties)
         )
+        if info.rc == mqtt.MQTT_ERR_NO_CONN:  # paho has seen it lost, its callback has not run yet
+            raise BrokerError(unconnected)
         if info.rc != mqtt.MQTT_ERR_SUCCESS:
             raise BrokerError(f"{topic}: not sent: {mqtt.error_string(info.rc)}")
         if wait_s is not None:
