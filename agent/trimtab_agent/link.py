@@ -60,7 +60,9 @@ class Link:
         self, broker: BrokerUrl, client_id: str, *, will: tuple[str, bytes] | None = None
     ) -> None:
         self._broker = broker
-        self._client = self._new_client(client_id, will)
+        self._client_id = client_id
+        self._will = will
+        self._client = self._new_client()
         self._lock = threading.Lock()
         self._subscriptions: dict[str, Handler] = {}
         self._on_connected: list[Callable[[], None]] = []
@@ -70,9 +72,11 @@ class Link:
         self._refused_publishes: dict[int, str] = {}
         self._worker = Worker(f"trimtab-link-{client_id}", length=_QUEUE_LENGTH)
 
-    def _new_client(self, client_id: str, will: tuple[str, bytes] | None) -> mqtt.Client:
+    def _new_client(self) -> mqtt.Client:
         """Makes paho's client; nothing is connected yet."""
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5)
+        client = mqtt.Client(
+            CallbackAPIVersion.VERSION2, client_id=self._client_id, protocol=mqtt.MQTTv5
+        )
         client.suppress_exceptions = True
         client.on_log = _log_for_paho
         client.max_queued_messages_set(_MAX_OUTGOING)
@@ -83,8 +87,8 @@ class Link:
         client.on_message = self._received
         client.on_subscribe = self._subscribed
         client.on_publish = self._published
-        if will:
-            client.will_set(will[0], will[1], qos=1, retain=True)
+        if self._will:
+            client.will_set(self._will[0], self._will[1], qos=1, retain=True)
         return client
 
     def __enter__(self) -> Link:
@@ -136,6 +140,9 @@ class Link:
     def _stop_network(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        # paho closes the socket pair that wakes its thread only when the client is deleted, and
+        # its callbacks tie it into a cycle with this link. Replaced, it is deleted right here.
+        self._client = self._new_client()
 
     @property
     def connected(self) -> bool:
