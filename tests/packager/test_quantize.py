@@ -17,7 +17,7 @@ import pytest
 from support.quant_graphs import GRAPHS, TrainedLike, concat, perceptron, pooling, residual
 from trimtab.compress.placement import quantized_groups
 from trimtab.compress.quantize import QuantizeInt8, apply
-from trimtab.errors import DataError, ModelError
+from trimtab.errors import DataError, ModelError, RecipeError
 from trimtab.graph.access import add_initializer, replace_value
 from trimtab.graph.run import run_graph
 
@@ -264,3 +264,76 @@ def test_an_old_opset_is_refused():
 def test_parameters_out_of_bounds_are_refused(source):
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(source, QuantizeInt8)
+
+
+def pairs_of(model: ir.Model) -> set[str]:
+    return {node.inputs[0].name for node in model.graph if node.op_type == "QuantizeLinear"}
+
+
+def test_a_layer_that_stays_float_has_float_weights_and_needs_no_pair_inside_its_island():
+    b = TrainedLike(3, 8, 8)
+    x = b.conv_relu(b.conv_relu(b.conv_relu(b.conv_relu("x", 3, 8), 8, 8), 8, 8), 8, 8)
+    model = b.classifier(x, 8)
+    result = quantized(model, keep_float=("c2", "c4"))  # the second and the third convolution
+    convolutions = [node for node in result.graph if node.op_type == "Conv"]
+    stored = [node.inputs[1].producer() is not None for node in convolutions]
+    assert stored == [True, False, False, True]
+    # v1_0, the first Relu, feeds the island; v5_0, the last Relu of it, the next convolution.
+    assert {"x", "v1_0", "v5_0"} <= pairs_of(result)
+    assert not {"v2_0", "v3_0", "v4_0"} & pairs_of(result)
+    x = held_out(model)
+    assert cosine(run_graph(model, x)[0], run_graph(result, x)[0]) > 0.99
+
+
+def test_an_island_of_floats_becomes_float_kernels_with_one_pair_on_each_side(tmp_path):
+    b = TrainedLike(3, 8, 8)
+    x = b.conv_relu(b.conv_relu(b.conv_relu(b.conv_relu("x", 3, 8), 8, 8), 8, 8), 8, 8)
+    made = fused_operators(quantized(b.classifier(x, 8), keep_float=("c2", "c4")), tmp_path)
+    assert made["QLinearConv"] == 2
+    assert made["FusedConv"] + made["Conv"] == 2
+    assert made["QuantizeLinear"] == made["DequantizeLinear"] == 2
+
+
+def test_float_readers_of_a_float_value_are_given_no_rounded_one():
+    b = TrainedLike(3, 8, 8)
+    x = b.op("Sigmoid", b.conv("x", 3, 8))
+    y = b.op("Mul", b.op("Tanh", x), b.op("Softplus", x))
+    model = b.classifier(b.op("Tanh", b.op("Add", b.conv(x, 8, 8), y)), 8)
+    result = quantized(model, keep_float=("Add",))
+    pair = next(n for n in result.graph if n.op_type == "QuantizeLinear" and n.inputs[0].name == x)
+    real = next(use.node for use in pair.outputs[0].uses()).outputs[0]
+    assert [use.node.op_type for use in real.uses()] == ["Conv"]
+
+
+def test_additions_between_float_layers_stay_float():
+    b = TrainedLike(3, 8, 8)
+    x = b.conv_relu("x", 3, 8)
+    y = b.op("Add", b.op("Sigmoid", x), b.op("Tanh", x))
+    model = b.classifier(b.op("Sigmoid", y), 8)
+    assert y not in pairs_of(quantized(model))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "floats"), [("Conv", 4), ("conv_?", 3), ("c0", 1), ("*", None), ("conv_2", 1)]
+)
+def test_layers_are_named_by_node_weight_or_operator(pattern, floats):
+    model = residual()
+    convolutions = [node for node in model.graph if node.op_type == "Conv"]
+    for index, node in enumerate(convolutions):
+        node.name = f"conv_{index}"
+    if floats is None:
+        with pytest.raises(ModelError, match=r"runs in int8 with `keep_float` \['\*'\]"):
+            quantized(model, keep_float=(pattern,))
+        return
+    result = quantized(model, keep_float=(pattern,))
+    made = [n for n in result.graph if n.op_type == "Conv" and n.inputs[1].producer() is None]
+    assert len(made) == min(floats, len(convolutions))
+
+
+def test_a_pattern_that_matches_nothing_is_refused_with_near_names():
+    with pytest.raises(
+        RecipeError,
+        match=r"quantize_int8: keep_float: 'Cnov' matches no node, weight or operator of the "
+        r"model; near: Conv",
+    ):
+        quantized(residual(), keep_float=("Conv", "Cnov"))

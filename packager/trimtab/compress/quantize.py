@@ -21,7 +21,7 @@ accuracy where it was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,11 +42,7 @@ from trimtab.compress.affine import (
     widen_for_bias,
 )
 from trimtab.compress.calibrate import Method, calibrate
-from trimtab.compress.placement import (
-    has_integer_kernel,
-    is_fused_activation,
-    quantized_groups,
-)
+from trimtab.compress.placement import Placement, place, quantized_groups
 from trimtab.errors import DataError, ModelError
 from trimtab.graph.access import (
     add_initializer,
@@ -70,11 +66,14 @@ class QuantizeInt8(msgspec.Struct, frozen=True, kw_only=True):
         calibration_samples: Samples to measure activation ranges on, at most 65,536.
         method: How a range is chosen from the values seen (see `calibrate`).
         weights_per_channel: One scale for each output channel of a convolution, else one for all.
+        keep_float: Layers that stay float: names of nodes or weights, or operators, with `*` and
+            `?`.
     """
 
     calibration_samples: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
     method: Method = "mse"
     weights_per_channel: bool = True
+    keep_float: tuple[str, ...] = ()
 
 
 def apply(model: ir.Model, step: QuantizeInt8, context: Context) -> ir.Model:
@@ -92,6 +91,7 @@ def apply(model: ir.Model, step: QuantizeInt8, context: Context) -> ir.Model:
         DataError: There is no data, or it does not fit the model.
         ModelError: The model is quantized already, older than opset 13, or has no operator that
             runs in int8.
+        RecipeError: A pattern of `keep_float` matches nothing.
     """
     if context.dataset is None:
         raise DataError(
@@ -100,17 +100,29 @@ def apply(model: ir.Model, step: QuantizeInt8, context: Context) -> ir.Model:
         )
     _check_quantizable(model)
     typed = _with_types(model)
-    values = [name for group in quantized_groups(typed.graph) for name in group]
+    values = [name for group in quantized_groups(typed.graph, step.keep_float) for name in group]
     if not values:
         operators = sorted({node.op_type for node in model.graph})
-        raise ModelError(f"quantize_int8: none of the model's operators runs in int8: {operators}")
+        kept = f" with `keep_float` {list(step.keep_float)}" if step.keep_float else ""
+        raise ModelError(
+            f"quantize_int8: none of the model's operators runs in int8{kept}: {operators}"
+        )
     samples = context.dataset.calibration(step.calibration_samples, context.seed)
     ranges = calibrate(typed, samples, values, method=step.method)
-    return quantize(typed, ranges, weights_per_channel=step.weights_per_channel)
+    return quantize(
+        typed,
+        ranges,
+        weights_per_channel=step.weights_per_channel,
+        keep_float=step.keep_float,
+    )
 
 
 def quantize(
-    model: ir.Model, ranges: Mapping[str, Range], *, weights_per_channel: bool = True
+    model: ir.Model,
+    ranges: Mapping[str, Range],
+    *,
+    weights_per_channel: bool = True,
+    keep_float: Sequence[str] = (),
 ) -> ir.Model:
     """Insert QDQ pairs and int8 weights, given the range of every activation.
 
@@ -119,20 +131,22 @@ def quantize(
         ranges: The range of every value that `quantized_groups` names. Values of one group get
             the union of their ranges.
         weights_per_channel: One scale for each output channel of a convolution, else one for all.
+        keep_float: Patterns of layers that stay float.
 
     Returns:
         A new model.
 
     Raises:
         ModelError: The model is quantized already, or older than opset 13.
+        RecipeError: A pattern matches nothing.
     """
     _check_quantizable(model)
     result = model.clone()
     graph = result.graph
     by_name = {value.name: value for value in graph.inputs}
     by_name |= {value.name: value for node in graph for value in node.outputs}
-    kernels = [node for node in graph if has_integer_kernel(node)]
-    for group in quantized_groups(graph):
+    placement = place(graph, keep_float)
+    for group in placement.groups:
         covered = reduce(Range.union, (ranges[name] for name in group))
         parameters = activation_parameters(covered)
         scale_array = np.asarray(parameters.scale, np.float32)
@@ -140,9 +154,9 @@ def quantize(
         scale = add_initializer(graph, f"{group[0]}_scale", scale_array)
         zero = add_initializer(graph, f"{group[0]}_zero_point", zero_array)
         for name in group:
-            for value in _values_to_pair(by_name[name], parameters):
-                _insert_pair(value, graph, scale, zero)
-    for node in kernels:
+            for value in _values_to_pair(by_name[name], parameters, placement):
+                _insert_pair(value, placement, scale, zero)
+    for node in placement.kernels:
         _quantize_kernel(node, weights_per_channel=weights_per_channel)
     common.RemoveUnusedNodesPass()(result)
     return result
@@ -170,7 +184,9 @@ def _with_types(model: ir.Model) -> ir.Model:
     return copy
 
 
-def _values_to_pair(value: ir.Value, parameters: AffineParameters) -> list[ir.Value]:
+def _values_to_pair(
+    value: ir.Value, parameters: AffineParameters, placement: Placement
+) -> list[ir.Value]:
     """Give a value, and the input of the Relu that wrote it if no kernel can have that built in.
 
     A kernel clips at its lowest code, which does a Relu's work if that code stands for zero. It
@@ -179,27 +195,36 @@ def _values_to_pair(value: ir.Value, parameters: AffineParameters) -> list[ir.Va
     scale serves: what it clips off, the Relu or the pair behind that would clip off.
     """
     node = value.producer()
-    if node is None or parameters.zero_point == CODE_MIN or not is_fused_activation(node):
+    if node is None or parameters.zero_point == CODE_MIN or not placement.is_fused(node):
         return [value]
     assert node.inputs[0] is not None
     return [node.inputs[0], value]
 
 
-def _insert_pair(value: ir.Value, graph: ir.Graph, scale: ir.Value, zero_point: ir.Value) -> None:
-    """Send all that reads a value through QuantizeLinear and DequantizeLinear.
+def _insert_pair(
+    value: ir.Value, placement: Placement, scale: ir.Value, zero_point: ir.Value
+) -> None:
+    """Send what reads codes through QuantizeLinear and DequantizeLinear.
 
-    If the value is an output of the graph, the dequantized one takes over its name.
+    Where an integer kernel writes the value, that is all that reads it, for the kernel has no
+    float result. If such a value is an output of the graph, the dequantized one takes over its
+    name. Float readers of a float value keep it as it is.
     """
-    name = str(value.name)
+    graph, name = value.graph, str(value.name)
+    assert isinstance(graph, ir.Graph)
     to_codes = ir.node("QuantizeLinear", [value, scale, zero_point], name=f"{name}_quantize")
     codes = to_codes.outputs[0]
     codes.name, codes.shape, codes.dtype = f"{name}_uint8", value.shape, ir.DataType.UINT8
     to_real = ir.node("DequantizeLinear", [codes, scale, zero_point], name=f"{name}_dequantize")
     real = to_real.outputs[0]
     real.name, real.shape, real.dtype = f"{name}_dequantized", value.shape, ir.DataType.FLOAT
-    replace_value(value, real)
-    to_codes.replace_input_with(0, value)  # the line above turned this use too
     producer = value.producer()
+    if producer is not None and placement.takes_codes(producer):
+        replace_value(value, real)
+        to_codes.replace_input_with(0, value)  # the line above turned this use too
+    else:
+        for use in [use for use in value.uses() if placement.takes_codes(use.node)]:
+            use.node.replace_input_with(use.idx, real)
     if producer is None:
         graph.insert_before(graph[0], [to_codes, to_real])
     else:
@@ -209,7 +234,7 @@ def _insert_pair(value: ir.Value, graph: ir.Graph, scale: ir.Value, zero_point: 
 def _quantize_kernel(node: ir.Node, *, weights_per_channel: bool) -> None:
     """Replace the weights of a node by int8 constants and its bias by an int32 one."""
     weights = constant(node.inputs[1])
-    assert weights is not None, "has_integer_kernel has seen the weights"
+    assert weights is not None, "placement has seen the weights"
     axis = _channel_axis(node) if weights_per_channel else None
     scales = weight_scales(weights, axis)
     bias = _vector_bias(node)
