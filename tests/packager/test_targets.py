@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -16,8 +17,9 @@ from trimtab.compress.placement import quantized_groups
 from trimtab.compress.quantize import quantize
 from trimtab.errors import ExportError, UnsupportedOperatorError
 from trimtab.graph.clean import clean
-from trimtab.targets import SUFFIXES, export
+from trimtab.targets import export
 from trimtab.targets.gate import check_quantization, compare, relative_limit
+from trimtab.targets.writing import WriteRequest, Written
 
 TARGETS = [
     "onnxruntime",
@@ -45,16 +47,22 @@ def with_changed_weight(model: ir.Model, factor: float) -> ir.Model:
     return changed
 
 
+SUFFIXES = {"tflite": ".tflite", "onnxruntime": ".onnx", "openvino": ".xml"}
+
+
 def sabotage(monkeypatch: pytest.MonkeyPatch, target: str, other: ir.Model) -> None:
     """Makes a target's converter write another model than it was given, as a faulty one does."""
     module = importlib.import_module("trimtab.targets.export")
-    write = module._WRITERS[target]
-    monkeypatch.setitem(module._WRITERS, target, lambda _, path: write(other, path))
+    write = module.WRITERS[target]
+    monkeypatch.setitem(
+        module.WRITERS, target, lambda _, folder, request: write(other, folder, request)
+    )
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_file_that_does_what_the_graph_does_is_let_out(target, model, samples, tmp_path):
-    exported = export(model, target, tmp_path / "new", samples=samples, stem="cnn")
+    request = WriteRequest(stem="cnn")
+    exported = export(model, target, tmp_path / "new", samples=samples, request=request)
     assert exported.path == tmp_path / "new" / f"cnn{SUFFIXES[target]}"
     assert sorted(exported.files) == sorted((tmp_path / "new").iterdir())
     assert exported.file_bytes == sum(path.stat().st_size for path in exported.files)
@@ -102,8 +110,13 @@ def test_outputs_of_another_shape_are_refused(target, model, samples, tmp_path, 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_file_that_does_not_load_is_refused(target, model, samples, tmp_path, monkeypatch):
+    def write_nonsense(model: ir.Model, folder: Path, request: WriteRequest) -> Written:
+        path = folder / f"{request.stem}{SUFFIXES[target]}"
+        path.write_bytes(b"nonsense")
+        return Written(path=path, weight_bytes=0)
+
     module = importlib.import_module("trimtab.targets.export")
-    monkeypatch.setitem(module._WRITERS, target, lambda _, path: path.write_bytes(b"nonsense"))
+    monkeypatch.setitem(module.WRITERS, target, write_nonsense)
     with pytest.raises(
         ExportError, match=f"model{SUFFIXES[target]} for {target} does not load or run"
     ):

@@ -1,4 +1,4 @@
-"""Graphs in half, bfloat16, double or mixed precision as graphs in single precision.
+"""What a graph computes with: its floats made single precision, its integers found.
 
 Everything after loading (training, quantization, the runtimes on a device's CPU) computes in
 float32. Half precision would be rounded once more by every fold, bfloat16 has no kernels on most
@@ -40,6 +40,11 @@ def to_single_precision(model: ir.Model) -> None:
             for value in node.outputs:
                 _retype(value)
             _convert_attributes(node)
+
+
+def has_integer_activations(model: ir.Model) -> bool:
+    """Says whether activations are rounded to integers on the way: static quantization."""
+    return any(node.op_type == "QuantizeLinear" for node in model.graph)
 
 
 def _graphs(graph: ir.Graph) -> Iterator[ir.Graph]:

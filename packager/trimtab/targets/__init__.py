@@ -4,7 +4,7 @@
 * `gate`: runs it in its real runtime and compares it with the graph that it was made from.
 """
 
-from trimtab.targets.export import SUFFIXES, Exported, export
+from trimtab.targets.export import Exported, export
 from trimtab.targets.gate import Comparison, check_file
 
-__all__ = ["SUFFIXES", "Comparison", "Exported", "check_file", "export"]
+__all__ = ["Comparison", "Exported", "check_file", "export"]

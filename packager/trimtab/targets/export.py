@@ -10,19 +10,17 @@ import msgspec
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from trimtab.errors import ExportError
 from trimtab.graph.access import infer_shapes
-from trimtab.graph.count import count_model
-from trimtab.graph.save import save_beside, save_whole
-from trimtab.targets.gate import Comparison, check_file, has_int8_activations
+from trimtab.targets import onnxruntime_writer, openvino_writer, tflite_writer
+from trimtab.targets.gate import Comparison, check_file
+from trimtab.targets.writing import Option, Writer, WriteRequest
 from trimtab_agent.contract.manifest import RuntimeName
 
-SUFFIXES: dict[RuntimeName, str] = {
-    "tflite": ".tflite",
-    "onnxruntime": ".onnx",
-    "openvino": ".xml",
+WRITERS: dict[RuntimeName, Writer] = {
+    "tflite": tflite_writer.write,
+    "onnxruntime": onnxruntime_writer.write,
+    "openvino": openvino_writer.write,
 }
-"""File name ending of each target's model. OpenVINO's weights lie beside it, in a `.bin`."""
 
 
 class Exported(msgspec.Struct, kw_only=True, frozen=True):
@@ -35,6 +33,7 @@ class Exported(msgspec.Struct, kw_only=True, frozen=True):
         file_bytes: All of `files` together.
         weight_bytes: The weights as stored in it.
         comparison: How it differs from the graph that it was made from.
+        options: Session options that it needs.
     """
 
     target: RuntimeName
@@ -43,6 +42,7 @@ class Exported(msgspec.Struct, kw_only=True, frozen=True):
     file_bytes: int
     weight_bytes: int
     comparison: Comparison
+    options: dict[str, Option]
 
 
 def export(
@@ -52,7 +52,7 @@ def export(
     *,
     samples: tuple[NDArray[Any], ...],
     sized: bool = False,
-    stem: str = "model",
+    request: WriteRequest | None = None,
 ) -> Exported:
     """Writes `model` for a runtime and lets it out if it does what the graph does.
 
@@ -63,7 +63,7 @@ def export(
         samples: One array per input, samples along axis 0, to compare on.
         sized: Whether inputs have the sizes of `samples` in practice too, so that a target with
             fixed sizes may take them for dimensions that the graph leaves free.
-        stem: File name without its ending.
+        request: What the file is to be called and to say of itself.
 
     Raises:
         UnsupportedOperatorError: The target lacks operators of the graph.
@@ -71,21 +71,21 @@ def export(
     """
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=directory) as scratch:
-        draft = Path(scratch) / f"{stem}{SUFFIXES[target]}"
-        fixed = sized and target == "tflite"
-        _WRITERS[target](_with_sizes(model, samples) if fixed else model, draft)
-        comparison = check_file(model, target, draft, samples)
+        graph = _with_sizes(model, samples) if sized and target == "tflite" else model
+        written = WRITERS[target](graph, Path(scratch), request or WriteRequest())
+        comparison = check_file(model, target, written.path, samples, options=written.options)
         files = []
         for path in sorted(Path(scratch).iterdir()):
             path.replace(directory / path.name)
             files.append(directory / path.name)
     return Exported(
         target=target,
-        path=directory / draft.name,
+        path=directory / written.path.name,
         files=tuple(files),
         file_bytes=sum(path.stat().st_size for path in files),
-        weight_bytes=_weight_bytes(model, target),
+        weight_bytes=written.weight_bytes,
         comparison=comparison,
+        options=written.options,
     )
 
 
@@ -102,48 +102,3 @@ def _with_sizes(model: ir.Model, samples: tuple[NDArray[Any], ...]) -> ir.Model:
         value.shape = ir.Shape(dims)
     infer_shapes(model)
     return model
-
-
-def _weight_bytes(model: ir.Model, target: RuntimeName) -> int:
-    """Returns what the weights take as the file stores them.
-
-    The TFLite converter keeps integer weights only where activations are integers too: in a graph
-    with weights alone quantized it writes them out as float32.
-    """
-    count = count_model(model)
-    if target == "tflite" and not has_int8_activations(model):
-        return count.parameters * 4
-    return count.weight_bytes
-
-
-def _write_tflite(model: ir.Model, path: Path) -> None:
-    from trimtab.engine.lower import to_tflite
-
-    path.write_bytes(to_tflite(model))
-
-
-def _write_onnx(model: ir.Model, path: Path) -> None:
-    save_whole(model, path)
-
-
-def _write_openvino(model: ir.Model, path: Path) -> None:
-    import openvino as ov
-
-    source = path.with_suffix(".source.onnx")
-    sources = save_beside(model, source)
-    try:
-        converted = ov.convert_model(source)
-    except Exception as error:
-        raise ExportError(f"OpenVINO refuses the graph: {error}") from error
-    finally:
-        for file in sources:
-            file.unlink()
-    if not has_int8_activations(model):
-        # OpenVINO would round the activations of layers with integer weights to 8 bits; whether
-        # activations are rounded is a choice for a recipe.
-        converted.set_rt_info("0", ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
-    # Storing weights in half precision rounds them; that is a choice for a recipe, not for here.
-    ov.save_model(converted, path, compress_to_fp16=False)
-
-
-_WRITERS = {"tflite": _write_tflite, "onnxruntime": _write_onnx, "openvino": _write_openvino}

@@ -7,6 +7,7 @@ with the graph that it was made from, run by ONNX Runtime.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trimtab.errors import ExportError
+from trimtab.graph.precision import has_integer_activations
 from trimtab.graph.run import run_graph
+from trimtab.targets.writing import Option
 from trimtab_agent import runtimes
 from trimtab_agent.contract.manifest import RuntimeName
 from trimtab_agent.errors import CallerError, DeviceError, FormatError, RuntimeUnavailableError
@@ -57,7 +60,12 @@ class Comparison(msgspec.Struct, kw_only=True, frozen=True):
 
 
 def check_file(
-    model: ir.Model, target: RuntimeName, path: Path, samples: tuple[Array, ...]
+    model: ir.Model,
+    target: RuntimeName,
+    path: Path,
+    samples: tuple[Array, ...],
+    *,
+    options: Mapping[str, Option] | None = None,
 ) -> Comparison:
     """Runs a file and compares it with its graph; the worst of several outputs counts.
 
@@ -73,7 +81,7 @@ def check_file(
             "not finite"
         )
     try:
-        session = runtimes.load(target, path)
+        session = runtimes.load(target, path, options=options)
         actual = runtimes.run_samples(session, list(samples))
     except RuntimeUnavailableError:
         raise  # says nothing about the file
@@ -86,7 +94,7 @@ def check_file(
             f"the model {shapes[1]}"
         )
     results = [compare(one, other) for one, other in zip(actual, expected, strict=True)]
-    faults = (_fault(result, quantized=has_int8_activations(model)) for result in results)
+    faults = (_fault(result, quantized=has_integer_activations(model)) for result in results)
     fault = next((fault for fault in faults if fault is not None), None)
     if fault is not None:
         raise ExportError(
@@ -125,11 +133,6 @@ def check_quantization(quantized: ir.Model, original: ir.Model, samples: tuple[A
 def relative_limit(*, quantized: bool) -> float:
     """Returns how far, as a share of the largest output, kernels may be from each other."""
     return INT8_RELATIVE_ERROR if quantized else FLOAT_RELATIVE_ERROR
-
-
-def has_int8_activations(model: ir.Model) -> bool:
-    """Says whether a graph has int8 activations."""
-    return any(node.op_type == "QuantizeLinear" for node in model.graph)
 
 
 def compare(actual: Array, expected: Array) -> Comparison:

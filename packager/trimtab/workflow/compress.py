@@ -23,12 +23,14 @@ from trimtab.evaluate.assessment import Assessment
 from trimtab.evaluate.evaluate import assess
 from trimtab.evaluate.harm import forbid_harm
 from trimtab.graph.count import count_model
+from trimtab.graph.precision import has_integer_activations
 from trimtab.package.files import write_atomically
 from trimtab.package.golden import GoldenSamples, encode_golden
 from trimtab.package.wire import wire_bytes
 from trimtab.progress import report
 from trimtab.targets import export
-from trimtab.targets.gate import check_quantization, has_int8_activations, relative_limit
+from trimtab.targets.gate import check_quantization, relative_limit
+from trimtab.targets.writing import WriteRequest
 from trimtab.workflow.compressed import COMPRESSED_FILE, GOLDEN_FILE, Compressed, tool_versions
 from trimtab.workflow.source import Source
 from trimtab.workflow.standing import Standing, StepSummary, count
@@ -159,7 +161,7 @@ class Compressor:
         """Applies one step and keeps what came of it."""
         self._begun = time.monotonic()
         model = run_recipe(applied.model, Recipe(steps=(step,)), self._context).model
-        if has_int8_activations(model) and not has_int8_activations(applied.model):
+        if has_integer_activations(model) and not has_integer_activations(applied.model):
             check_quantization(model, applied.model, self._gate_samples)
         summary = self._summary(applied, step, model, time.monotonic() - self._begun)
         result = replace(applied, model=model, steps=(*applied.steps, summary))
@@ -200,6 +202,7 @@ class Compressor:
                 f"profile {self._profile.id} has no runtime {target!r}; it has "
                 f"{', '.join(permitted)}"
             )
+        labels = None if self._source.dataset is None else self._source.dataset.class_names
         with storage_errors(f"writing into {directory}"):
             # What an earlier run has left there no longer describes the files.
             (directory / COMPRESSED_FILE).unlink(missing_ok=True)
@@ -209,8 +212,11 @@ class Compressor:
                 directory,
                 samples=self._gate_samples,
                 sized=self._source.dataset is not None,
+                request=WriteRequest(labels=labels),
             )
-        session = runtimes.load(target, exported.path, threads=self._profile.threads)
+        session = runtimes.load(
+            target, exported.path, threads=self._profile.threads, options=exported.options
+        )
         assessment = self._assess(session)
         if applied.recipe.constraints.forbid_harm and assessment is not None:
             _refuse_harm(assessment, exported.files)
@@ -227,8 +233,9 @@ class Compressor:
             counts=self._counts(applied.model),
             inputs=session.inputs,
             outputs=session.outputs,
-            labels=None if self._source.dataset is None else self._source.dataset.class_names,
+            labels=labels,
             threads=self._profile.threads,
+            options=exported.options,
             runtime_version=session.version,
             comparison=exported.comparison,
             evaluation=None if assessment is None else assessment.summary(),
@@ -272,7 +279,7 @@ class Compressor:
         inputs = [array[chosen] for array in samples]
         outputs = runtimes.run_samples(session, inputs)
         largest = max(float(np.abs(array).max()) for array in outputs)
-        limit = relative_limit(quantized=has_int8_activations(model)) * largest
+        limit = relative_limit(quantized=has_integer_activations(model)) * largest
         return GoldenSamples(inputs=inputs, outputs=outputs, max_abs_error=limit)
 
     def _counts(self, model: ir.Model) -> Counts:

@@ -11,6 +11,7 @@ import msgspec
 
 from trimtab.errors import RecipeError
 from trimtab.targets import Comparison
+from trimtab.targets.writing import Option
 from trimtab.workflow.standing import StepSummary
 from trimtab_agent.contract import codec
 from trimtab_agent.contract.manifest import (
@@ -58,6 +59,7 @@ class Compressed(msgspec.Struct, kw_only=True, frozen=True):
         outputs: Likewise.
         labels: Class names by class number, if the data names them.
         threads: How many threads it gets.
+        options: Session options that the file needs, by the runtime's own names.
         runtime_version: What it was checked with.
         comparison: The export gate's: the file against the graph that it was made from.
         evaluation: The file against the original; None without data.
@@ -83,6 +85,7 @@ class Compressed(msgspec.Struct, kw_only=True, frozen=True):
     outputs: tuple[TensorSpec, ...]
     labels: tuple[str, ...] | None = None
     threads: int
+    options: dict[str, Option] = {}
     runtime_version: str
     comparison: Comparison
     evaluation: Evaluation | None

@@ -1,0 +1,18 @@
+"""A graph to a file for ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from trimtab.graph.count import count_model
+from trimtab.graph.save import save_whole
+from trimtab.targets.writing import WriteRequest, Written
+
+
+def write(model: ir.Model, folder: Path, request: WriteRequest) -> Written:
+    """Writes an `.onnx` file; see `Writer`."""
+    path = folder / f"{request.stem}.onnx"
+    save_whole(model, path)
+    return Written(path=path, weight_bytes=count_model(model).weight_bytes)
