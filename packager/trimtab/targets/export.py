@@ -10,8 +10,10 @@ import msgspec
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from trimtab.errors import ExportError, ModelError
 from trimtab.graph.access import infer_shapes
 from trimtab.targets import onnxruntime_writer, openvino_writer, tflite_writer
+from trimtab.targets.bisect import cut, cut_points, describe, first_departure
 from trimtab.targets.gate import Comparison, check_file
 from trimtab.targets.writing import Option, Writer, WriteRequest
 from trimtab_agent.contract.manifest import RuntimeName
@@ -21,6 +23,9 @@ WRITERS: dict[RuntimeName, Writer] = {
     "onnxruntime": onnxruntime_writer.write,
     "openvino": openvino_writer.write,
 }
+
+_BISECTED = 8
+"""Samples that a search for the faulty layer looks at; each look writes a file."""
 
 
 class Exported(msgspec.Struct, kw_only=True, frozen=True):
@@ -73,7 +78,13 @@ def export(
     with tempfile.TemporaryDirectory(prefix=".export-", dir=directory) as scratch:
         graph = _with_sizes(model, samples) if sized and target == "tflite" else model
         written = WRITERS[target](graph, Path(scratch), request or WriteRequest())
-        comparison = check_file(model, target, written.path, samples, options=written.options)
+        try:
+            comparison = check_file(model, target, written, samples)
+        except ExportError as error:
+            raise ExportError(
+                f"{error}{_first_faulty(graph, target, samples)}. It was not let out; leave this "
+                "target out or report the model"
+            ) from error
         files = []
         for path in sorted(Path(scratch).iterdir()):
             path.replace(directory / path.name)
@@ -87,6 +98,24 @@ def export(
         comparison=comparison,
         options=written.options,
     )
+
+
+def _first_faulty(model: ir.Model, target: RuntimeName, samples: tuple[NDArray[Any], ...]) -> str:
+    """Names the first layer whose part of the graph does not pass the gate either."""
+
+    def departs(name: str) -> bool:
+        prefix = cut(model, name)
+        chosen = tuple(array[:_BISECTED] for array in prefix.choose(samples))
+        with tempfile.TemporaryDirectory(prefix="trimtab-") as folder:
+            try:
+                written = WRITERS[target](prefix.model, Path(folder), WriteRequest())
+                check_file(prefix.model, target, written, chosen)
+            except (ExportError, ModelError):
+                return True
+        return False
+
+    found = first_departure(model, cut_points(model), departs)
+    return "" if found is None else f"; it first departs at {describe(model, found)}"
 
 
 def _with_sizes(model: ir.Model, samples: tuple[NDArray[Any], ...]) -> ir.Model:

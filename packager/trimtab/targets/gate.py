@@ -7,8 +7,6 @@ with the graph that it was made from, run by ONNX Runtime.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,7 +17,8 @@ from numpy.typing import NDArray
 from trimtab.errors import ExportError
 from trimtab.graph.precision import has_integer_activations
 from trimtab.graph.run import run_graph
-from trimtab.targets.writing import Option
+from trimtab.targets.bisect import cut, cut_points, describe, first_departure, paired_name
+from trimtab.targets.writing import Written
 from trimtab_agent import runtimes
 from trimtab_agent.contract.manifest import RuntimeName
 from trimtab_agent.errors import CallerError, DeviceError, FormatError, RuntimeUnavailableError
@@ -35,10 +34,12 @@ INT8_COSINE = 0.99
 """Integer kernels of different runtimes round a half differently, and one step early in a network
 becomes a few at its end: the largest error is loose, the direction of the outputs is not."""
 
-
 QUANTIZED_EXPLAINED = 0.5
 """Share of the variance of a float model's outputs that the quantized one must explain. Int8 done
 well explains more than 0.95; a model at chance explains nothing."""
+
+_BISECTED = 8
+"""Samples that a search for the faulty layer looks at; each look runs two models."""
 
 
 class Comparison(msgspec.Struct, kw_only=True, frozen=True):
@@ -60,12 +61,7 @@ class Comparison(msgspec.Struct, kw_only=True, frozen=True):
 
 
 def check_file(
-    model: ir.Model,
-    target: RuntimeName,
-    path: Path,
-    samples: tuple[Array, ...],
-    *,
-    options: Mapping[str, Option] | None = None,
+    model: ir.Model, target: RuntimeName, written: Written, samples: tuple[Array, ...]
 ) -> Comparison:
     """Runs a file and compares it with its graph; the worst of several outputs counts.
 
@@ -75,32 +71,31 @@ def check_file(
         RuntimeUnavailableError: The runtime is not installed here.
     """
     expected = run_graph(model, samples)
+    name = written.path.name
     if not all(np.isfinite(array).all() for array in expected):
         raise ExportError(
-            f"{path.name} for {target} cannot be checked: the model itself gives outputs that are "
+            f"{name} for {target} cannot be checked: the model itself gives outputs that are "
             "not finite"
         )
     try:
-        session = runtimes.load(target, path, options=options)
+        session = runtimes.load(target, written.path, options=written.options)
         actual = runtimes.run_samples(session, list(samples))
     except RuntimeUnavailableError:
         raise  # says nothing about the file
     except (FormatError, DeviceError, CallerError) as error:
-        raise ExportError(f"{path.name} for {target} does not load or run: {error}") from error
+        raise ExportError(f"{name} for {target} does not load or run: {error}") from error
     shapes = [array.shape for array in actual], [array.shape for array in expected]
     if shapes[0] != shapes[1]:
         raise ExportError(
-            f"{path.name} for {target} gives outputs of the shapes {shapes[0]}, "
-            f"the model {shapes[1]}"
+            f"{name} for {target} gives outputs of the shapes {shapes[0]}, the model {shapes[1]}"
         )
     results = [compare(one, other) for one, other in zip(actual, expected, strict=True)]
     faults = (_fault(result, quantized=has_integer_activations(model)) for result in results)
     fault = next((fault for fault in faults if fault is not None), None)
     if fault is not None:
         raise ExportError(
-            f"{path.name} for {target} does not do what the model does: {fault} on "
-            f"{len(samples[0])} samples. It was not let out; leave this target out or report the "
-            "model"
+            f"{name} for {target} does not do what the model does: {fault} on "
+            f"{len(samples[0])} samples"
         )
     return max(results, key=lambda result: result.relative_error)
 
@@ -114,20 +109,46 @@ def check_quantization(quantized: ir.Model, original: ir.Model, samples: tuple[A
         samples: One array per input, samples along axis 0.
 
     Raises:
-        ExportError: The outputs no longer follow the float model's; the message says how far.
+        ExportError: The outputs no longer follow the float model's; the message says how far, and
+            at which layer that begins.
     """
     for actual, expected in zip(
         run_graph(quantized, samples), run_graph(original, samples), strict=True
     ):
-        explained = _explained(actual, expected)
-        if not np.isfinite(actual).all() or explained < QUANTIZED_EXPLAINED:
+        if not follows(actual, expected):
             agreement = compare(actual, expected).agreement
             raise ExportError(
-                f"quantization broke the model: its outputs explain {max(explained, 0):.0%} of the "
-                f"variance of the float model's ({QUANTIZED_EXPLAINED:.0%} is accepted) and give "
-                f"the same answer on {agreement:.0%} of {len(actual)} samples. Check that the "
-                "calibration data looks like real inputs, or leave quantize_int8 out"
+                f"quantization broke the model: its outputs explain "
+                f"{max(_explained(actual, expected), 0):.0%} of the variance of the float model's "
+                f"({QUANTIZED_EXPLAINED:.0%} is accepted) and give the same answer on "
+                f"{agreement:.0%} of {len(actual)} samples"
+                f"{_first_broken(quantized, original, samples)}. Check that the calibration data "
+                "looks like real inputs, leave that layer in float (keep_float), or leave the "
+                "quantization out"
             )
+
+
+def follows(actual: Array, expected: Array) -> bool:
+    """Says whether a quantized model's outputs still follow the float model's."""
+    finite = bool(np.isfinite(actual).all())
+    return finite and _explained(actual, expected) >= QUANTIZED_EXPLAINED
+
+
+def _first_broken(quantized: ir.Model, original: ir.Model, samples: tuple[Array, ...]) -> str:
+    """Names the layer behind which a quantized graph no longer follows the float one."""
+    few = tuple(array[:_BISECTED] for array in samples)
+    values = {str(value.name) for node in original.graph for value in node.outputs}
+    names = [name for name in cut_points(quantized) if paired_name(quantized, name) in values]
+
+    def departs(name: str) -> bool:
+        prefix = cut(quantized, name)
+        twin = cut(original, paired_name(quantized, name))
+        (actual,) = run_graph(prefix.model, prefix.choose(few))
+        (expected,) = run_graph(twin.model, twin.choose(few))
+        return not follows(actual, expected)
+
+    found = first_departure(quantized, names, departs)
+    return "" if found is None else f"; that begins at {describe(quantized, found)}"
 
 
 def relative_limit(*, quantized: bool) -> float:
