@@ -95,26 +95,45 @@ def apply(model: ir.Model, step: FineTune, context: Context) -> ir.Model:
     """
     if context.dataset is None:
         raise DataError("fine_tune needs data: give --data, or leave the step out")
+    from trimtab.engine.train import check_trainable
+
+    check_trainable(model, len(context.dataset.train))
+    trained = model.clone()
+    with context.keeping(trained):
+        train_towards_teacher(trained, step, context)
+    return trained
+
+
+def train_towards_teacher(model: ir.Model, step: Training, context: Context) -> None:
+    """Trains a model in place, towards the original's answers and the labels if there are any.
+
+    Args:
+        model: The graph to train; after an interrupt it has its best epoch.
+        step: How long and how fast.
+        context: Gives the data, of which there is some, the teacher and the seed.
+
+    Raises:
+        DataError: There is too little data, or its labels do not fit the outputs.
+        ModelError: The graph has a fixed batch, or training went wrong.
+        UnsupportedOperatorError: The training engine lacks operators of the graph.
+        KeyboardInterrupt: Somebody has had enough.
+    """
     from trimtab.engine import train
 
-    train.check_trainable(model, len(context.dataset.train))
+    assert context.dataset is not None, "the caller has looked"
     augment = load_augment(step)
     augmentation = augment and train.Augmentation(augment, Teacher(context.teacher))
-    trained = model.clone()
     split = context.dataset.train
-    answers = teacher_answers(context.teacher, split.columns)
-    with context.keeping(trained):
-        history = train.fine_tune(
-            trained,
-            split.columns,
-            answers,
-            split.labels,
-            step.schedule(context.seed),
-            augmentation=augmentation,
-            on_epoch=lambda loss: log_epoch(context, step, loss),
-        )
+    history = train.fine_tune(
+        model,
+        split.columns,
+        teacher_answers(context.teacher, split.columns),
+        split.labels,
+        step.schedule(context.seed),
+        augmentation=augmentation,
+        on_epoch=lambda loss: log_epoch(context, step, loss),
+    )
     log_outcome(context, step, history)
-    return trained
 
 
 def load_augment(step: Training) -> Augment | None:

@@ -35,6 +35,7 @@ TECHNIQUES: Mapping[str, tuple[str, str]] = {
     "distil": ("trimtab.compress.distil", "Distil"),
     "early_exit": ("trimtab.compress.early_exit", "EarlyExit"),
     "quantize_int8": ("trimtab.compress.quantize", "QuantizeInt8"),
+    "quantize_aware": ("trimtab.compress.quantize_aware", "QuantizeAware"),
     "prune_weights": ("trimtab.compress.prune_weights", "PruneWeights"),
     "share_weights": ("trimtab.compress.share_weights", "ShareWeights"),
     "quantize_weights": ("trimtab.compress.quantize_weights", "QuantizeWeights"),

@@ -19,7 +19,9 @@ from trimtab.compress.recipe import Step, apply_step
 from trimtab.errors import DataError
 
 _TRAINS_ONLY = frozenset({"fine_tune", "distil"})
-_ALWAYS_NEED_DATA = frozenset({"fine_tune", "distil", "early_exit", "quantize_int8"})
+_ALWAYS_NEED_DATA = frozenset(
+    {"fine_tune", "distil", "early_exit", "quantize_int8", "quantize_aware"}
+)
 _GRADIENTS = frozenset({"taylor", "obd"})
 _SAMPLES = 8
 

@@ -43,7 +43,7 @@ def heads(model: ir.Model) -> list[Head]:
 
 
 def _head(output: ir.Value) -> Head:
-    producer = output.producer()
+    producer = _before_pair(output).producer()
     if producer is not None and producer.inputs and (logits := producer.inputs[0]) is not None:
         axis = producer.attributes["axis"].as_int() if "axis" in producer.attributes else -1
         if producer.op_type == "Softmax":
@@ -51,6 +51,16 @@ def _head(output: ir.Value) -> Head:
         if producer.op_type == "Sigmoid":
             return Head(logits, "sigmoid")
     return Head(output, "values")
+
+
+def _before_pair(value: ir.Value) -> ir.Value:
+    """Returns what a pair of QuantizeLinear and DequantizeLinear rounds, as TFLite's files end."""
+    to_real = value.producer()
+    codes = to_real.inputs[0] if to_real and to_real.op_type == "DequantizeLinear" else None
+    to_codes = None if codes is None else codes.producer()
+    if to_codes is None or to_codes.op_type != "QuantizeLinear" or to_codes.inputs[0] is None:
+        return value
+    return to_codes.inputs[0]
 
 
 def per_output(labels: Labels, outputs: int) -> list[Array | None]:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trimtab.engine.layout import Axes, Laid, arrange, laid, natural, onnx_order
+from trimtab.engine.learned_scales import LearnedScales
 from trimtab.engine.registry import Call, Operator, Outputs
 from trimtab.engine.supported import check_supported, lookup, trainable_inputs
 from trimtab.graph.access import constant, set_initializer
@@ -39,13 +40,16 @@ class GraphModule:
         self.after: dict[ir.Value, Callable[[Laid], Laid]] = {}
         """What is done to values once they are computed, before anything reads them."""
         self._stored: dict[str, tuple[Any, Axes]] = {}
+        self.scales = LearnedScales(model) if trainable else None
+        """Scales that are trained with the weights, where the graph marks some."""
         if trainable:
             self._create_variables()
 
     @property
     def variables(self) -> list[Any]:
-        """The trainable weights."""
-        return [variable for variable, _ in self._stored.values()]
+        """The trainable weights, and behind them the scales that are learned."""
+        scales = [] if self.scales is None else self.scales.variables
+        return [*(variable for variable, _ in self._stored.values()), *scales]
 
     @property
     def stored(self) -> Mapping[str, tuple[Any, Axes]]:
@@ -87,6 +91,13 @@ class GraphModule:
             array = np.asarray(variable.numpy())
             rank = sum(axis is not None for axis in axes)
             set_initializer(value, arrange(Laid(array, axes), natural(rank)))
+        if self.scales is not None:
+            self.scales.store(self.model.graph)
+
+    def settle(self) -> None:
+        """Brings what a step of training has moved too far back; traceable by TensorFlow."""
+        if self.scales is not None:
+            self.scales.settle(self._stored)
 
     def _read(self, value: ir.Value, values: dict[ir.Value, Laid]) -> Laid:
         if value in values:
@@ -94,6 +105,9 @@ class GraphModule:
         if value.name in self._stored:
             variable, axes = self._stored[value.name]
             return Laid(variable.value, axes)
+        scale = None if self.scales is None else self.scales.get(value.name)
+        if scale is not None:
+            return scale
         array = constant(value)
         if array is None:
             raise KeyError(f"value {value.name!r} is used before it is computed")

@@ -148,6 +148,7 @@ class Trainer:
         reached = [v for _, v in pairs] if len(pairs) < len(self._trainable) else None
         self._optimizer.apply([g for g, _ in pairs], reached)
         self._holding.settle()
+        self._module.settle()
         return loss
 
     def _loss(self, *columns: Any) -> Any:

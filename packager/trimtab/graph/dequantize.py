@@ -63,6 +63,33 @@ def remove_step(model: ir.Model, node: ir.Node) -> None:
     model.graph.remove(node, safe=True)
 
 
+def stored_floats(value: ir.Value) -> NDArray[np.float32] | None:
+    """Returns the floats behind a weight that is stored in integers, or rounded when it is used.
+
+    Args:
+        value: What an operator reads.
+
+    Returns:
+        What DequantizeLinear makes of stored integers, or the constant that a pair rounds, in
+        either case also behind a Reshape; None for anything else, plain constants included.
+    """
+    node = value.producer()
+    source = node.inputs[0] if node is not None else None
+    if node is None or source is None:
+        return None
+    if node.op_type == "Reshape":
+        array, shape = stored_floats(source), constant(node.inputs[1])
+        return None if array is None or shape is None else array.reshape(shape)
+    if node.op_type != "DequantizeLinear":
+        return None
+    stored, to_codes = constant(source), source.producer()
+    if stored is not None:
+        return _floats(node, stored) if constant(node.inputs[1]) is not None else None
+    is_pair = to_codes is not None and to_codes.op_type == "QuantizeLinear"
+    rounded = constant(to_codes.inputs[0]) if is_pair and to_codes else None
+    return None if rounded is None else rounded.astype(np.float32)
+
+
 def _floats(node: ir.Node, stored: Array) -> NDArray[np.float32]:
     """Returns `(q - zero_point) * scale` (ONNX operator DequantizeLinear)."""
     scale = constant(node.inputs[1])

@@ -4,7 +4,7 @@ A pair around an activation or a trained weight becomes one fake quantization: f
 out, on the integer grid. That is what the TFLite converter reads as "this tensor is int8", and
 what trains with straight-through gradients (Bengio et al. 2013, "Estimating or Propagating
 Gradients Through Stochastic Neurons", section 4): a number within the range passes its gradient
-on, one outside does not.
+on, one outside does not. A scale that is marked (`engine.learned_scales`) is trained too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import numpy as np
 import onnx_ir as ir
 
 from trimtab.engine.layout import Laid, laid, natural, onnx_order
-from trimtab.engine.registry import Call, operator
+from trimtab.engine.learned_scales import highest_code
+from trimtab.engine.operators.fake_quantize import damping, fake_quantize
+from trimtab.engine.registry import Call, Weight, operator
 from trimtab.graph.access import constant
 
 _STORED = ("int2", "uint2", "int4", "uint4", "int8", "uint8", "int16", "uint16", "int32")
@@ -36,6 +38,8 @@ def quantize_linear(call: Call) -> Laid:
         steps, _, zero = _steps(call)
         rounded = tf.clip_by_value(tf.round(steps) + zero, low, high)
         return laid(tf.cast(rounded, kind))
+    if not call[1].is_constant:
+        return _learned(call, low, high)
     if call[1].is_constant and call.array(1).size == 1 and kind.itemsize == 1 and high - low == 255:
         return _fake_quantized(call, low, high)
     steps, scale, zero = _steps(call)
@@ -57,6 +61,33 @@ def _fake_quantized(call: Call, low: int, high: int) -> Laid:
         data.tensor, step * (low - zero), step * (high - zero), num_bits=8
     )
     return Laid(result, data.axes)
+
+
+def _learned(call: Call, low: int, high: int) -> Laid:
+    """A grid whose scale is trained: one scale for activations, or for each channel of weights."""
+    import tensorflow as tf
+
+    scale, stored = call[1].tensor, call.weights[0]
+    if stored is not None:
+        return _learned_weight(call, stored, scale)
+    data, zero = call[0], call.array(2).item() if call.has(2) else 0
+    samples = tf.shape(data.tensor)[data.physical(0)]
+    share = damping(tf.size(data.tensor) / tf.maximum(samples, 1), high)
+    scale = tf.reshape(scale, ())
+    result = fake_quantize(data.tensor, scale, low - zero, high - zero, damping=share)
+    return Laid(result, data.axes)
+
+
+def _learned_weight(call: Call, stored: Weight, scale: Any) -> Laid:
+    """A weight's grid has as many codes below zero as above."""
+    import tensorflow as tf
+
+    weight, channels = stored(natural(call[0].rank)), scale.shape.num_elements()
+    shape = () if channels == 1 else _channels(call, len(weight.shape))
+    highest = highest_code(_output_type(call))
+    share = damping(weight.shape.num_elements() / channels, highest)
+    step = tf.reshape(scale, shape)
+    return laid(fake_quantize(weight, step, -highest, highest, damping=share))
 
 
 def _steps(call: Call) -> tuple[Any, Any, Any]:
@@ -113,9 +144,14 @@ def _spread(call: Call, values: Any, shape: Any) -> Any:
         return np.take(repeated, range(int(shape[axis])), axis % values.ndim)
     if values.size == 1:
         return values.reshape(())
-    along = [1] * len(shape)
-    along[axis % len(shape)] = -1
-    return values.reshape(along)
+    return values.reshape(_channels(call, len(shape)))
+
+
+def _channels(call: Call, rank: int) -> list[int]:
+    """Returns the shape in which one number for each channel broadcasts."""
+    along = [1] * rank
+    along[call.attribute("axis", 1) % rank] = -1
+    return along
 
 
 def _output_type(call: Call) -> Any:
