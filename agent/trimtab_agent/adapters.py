@@ -13,7 +13,7 @@ from trimtab_agent.bench.plan import NORMAL, QUICK, Plan
 from trimtab_agent.config import MeasureConfig
 from trimtab_agent.contract.chunks import distinct_chunks
 from trimtab_agent.contract.manifest import Manifest
-from trimtab_agent.contract.measurement import Measurement
+from trimtab_agent.contract.measurement import Measurement, OperatorTime
 from trimtab_agent.contract.messages import Assignment, GoldenCheck, Inventory, Transfer
 from trimtab_agent.fetcher import MqttFetcher
 from trimtab_agent.store import Version
@@ -80,15 +80,42 @@ class DeviceBench:
         from trimtab_agent import bench
 
         manifest = version.manifest
-        return bench.check_golden(manifest.runtime, version.model, version.golden, manifest.golden)
+        return bench.check_golden(
+            manifest.runtime,
+            version.model,
+            version.golden,
+            manifest.golden,
+            cache_dir=version.compiled,
+        )
 
     def measure(self, version: Version) -> Measurement:
         """See `ports.Bench`."""
         from trimtab_agent import bench
 
         return bench.measure(
-            version.manifest.runtime, version.model, version.golden, plan=self._plan
+            version.manifest.runtime,
+            version.model,
+            version.golden,
+            plan=self._plan,
+            cache_dir=version.compiled,
         )
+
+    def time_operators(self, version: Version) -> tuple[OperatorTime, ...] | None:
+        """Times every operator of a version; None where its runtime has no profiler."""
+        from trimtab_agent import bench
+
+        return bench.time_operators(
+            version.manifest.runtime,
+            version.model,
+            version.golden,
+            plan=self._plan,
+            cache_dir=version.compiled,
+        )
+
+    @property
+    def operator_runs(self) -> int:
+        """Inferences that `time_operators` adds up."""
+        return self._plan.operator_runs
 
 
 def plan_of(settings: MeasureConfig) -> Plan:

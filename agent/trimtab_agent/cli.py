@@ -57,7 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
     status = commands.add_parser("status", help="what is active here, and what is under way")
     status.set_defaults(command=_status)
-    for command in (run, status):
+    bench = commands.add_parser("bench", help="measure the active model again")
+    bench.add_argument("--operators", action="store_true", help="time every operator too")
+    bench.set_defaults(command=_bench)
+    for command in (run, status, bench):
         command.add_argument(
             "--config", type=Path, required=True, metavar="FILE", help="configuration (TOML)"
         )
@@ -79,6 +82,14 @@ def _status(options: argparse.Namespace, output: Output) -> int:
     from trimtab_agent.service import read_state
 
     output.state(read_state(load_config(options.config)))
+    return 0
+
+
+def _bench(options: argparse.Namespace, output: Output) -> int:
+    from trimtab_agent.config import load_config
+    from trimtab_agent.service import bench_active
+
+    output.bench(bench_active(load_config(options.config), operators=options.operators))
     return 0
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import msgspec
 
 from trimtab_agent.contract import codec
+from trimtab_agent.contract.measurement import Measurement, OperatorTime
 from trimtab_agent.contract.messages import Progress, Report
 from trimtab_agent.errors import TrimtabError
 
@@ -36,6 +38,22 @@ class AgentState(msgspec.Struct, kw_only=True, frozen=True):
     outbox: int
 
 
+class BenchResult(msgspec.Struct, kw_only=True, frozen=True):
+    """What `trimtab-agent bench` prints.
+
+    Attributes:
+        target: TUF target name of the active package.
+        measurement: Of it, just now.
+        operators: Dearest first; None if they were not asked for, or the runtime has no profiler.
+        operator_runs: Inferences that `operators` adds up; None if they were not asked for.
+    """
+
+    target: str
+    measurement: Measurement
+    operators: tuple[OperatorTime, ...] | None = None
+    operator_runs: int | None = None
+
+
 class Output(Protocol):
     """Where the command prints."""
 
@@ -47,6 +65,9 @@ class Output(Protocol):
 
     def state(self, state: AgentState) -> None:
         """Prints what is active."""
+
+    def bench(self, result: BenchResult) -> None:
+        """Prints a measurement."""
 
     def error(self, error: TrimtabError) -> None:
         """Prints what went wrong."""
@@ -65,17 +86,25 @@ class TextOutput:
             now = f"{report.active} stays active" if report.active else "nothing is active"
             _line(f"{report.target}: {report.failure.message} ({now})")
         elif report.measurement:
-            milliseconds = report.measurement.latency.p50_us / 1000
-            mebibytes = report.measurement.memory.peak_rss_bytes / 2**20
-            _line(
-                f"{report.target}: active, median latency {milliseconds:.3g} ms, "
-                f"peak memory {mebibytes:.0f} MiB"
-            )
+            _line(f"{report.target}: active, {_figures(report.measurement)}")
 
     def state(self, state: AgentState) -> None:
         """See `Output`."""
         for name, value in msgspec.structs.asdict(state).items():
             _line(f"{name:15} {'none' if value is None else value}")
+
+    def bench(self, result: BenchResult) -> None:
+        """See `Output`."""
+        found = result.measurement
+        place = f"{found.runtime} {found.runtime_version}, {found.provider or 'provider unknown'}"
+        _line(f"{result.target}: {_figures(found)} ({place})")
+        if result.operator_runs is None:
+            return
+        if result.operators is None:
+            _line(f"{found.runtime} has no times of single operators for Python programs")
+            return
+        for line in _operator_table(result.operators, result.operator_runs):
+            _line(line)
 
     def error(self, error: TrimtabError) -> None:
         """See `Output`."""
@@ -98,10 +127,31 @@ class JsonOutput:
         """See `Output`."""
         _line(codec.encode(state).decode())
 
+    def bench(self, result: BenchResult) -> None:
+        """See `Output`."""
+        _line(codec.encode({"bench": result}).decode())
+
     def error(self, error: TrimtabError) -> None:
         """See `Output`."""
         found = {"reason": error.reason, "message": str(error)}
         _line(codec.encode({"error": found}).decode())
+
+
+def _figures(measurement: Measurement) -> str:
+    """Returns the two figures of a measurement that people ask for first."""
+    milliseconds = measurement.latency.p50_us / 1000
+    mebibytes = measurement.memory.peak_rss_bytes / 2**20
+    return f"median latency {milliseconds:.3g} ms, peak memory {mebibytes:.0f} MiB"
+
+
+def _operator_table(operators: Sequence[OperatorTime], runs: int) -> Iterator[str]:
+    """Yields a line for each operator: its time in one inference, and its share of all."""
+    total_us = sum(each.time_us for each in operators)
+    yield f"{'us a run':>10} {'share':>6} {'calls':>6}  operator, kernel, name"
+    for each in operators:
+        share = each.time_us / total_us if total_us else 0.0
+        named = f"{each.operator}, {each.kernel or 'not told'}, {each.name}"
+        yield f"{each.time_us / runs:>10.1f} {share:>6.1%} {each.calls / runs:>6g}  {named}"
 
 
 def _line(text: str) -> None:

@@ -10,10 +10,10 @@ from trimtab_agent.config import Config
 from trimtab_agent.contract import topics
 from trimtab_agent.contract.messages import Report
 from trimtab_agent.durable import sole_user
-from trimtab_agent.errors import ConfigError, PackageError
+from trimtab_agent.errors import CallerError, ConfigError, PackageError
 from trimtab_agent.link import Link
 from trimtab_agent.outbox import Outbox, fit_report
-from trimtab_agent.output import AgentState, Output
+from trimtab_agent.output import AgentState, BenchResult, Output
 from trimtab_agent.state import Memory
 from trimtab_agent.store import Store, read_version
 from trimtab_agent.trust import TrustStore
@@ -111,6 +111,30 @@ def read_state(config: Config) -> AgentState:
         updating=pending.assignment.target if pending else None,
         step=pending.step if pending else None,
         outbox=waiting,
+    )
+
+
+def bench_active(config: Config, *, operators: bool) -> BenchResult:
+    """Measures the active version once more; the agent may be running, but had better not.
+
+    Args:
+        config: The device's settings.
+        operators: Whether to time every operator too.
+
+    Raises:
+        CallerError: Nothing is active.
+        FormatError: A manifest on the disk is damaged.
+        DeviceError: The disk refuses, the runtime is gone, or the process that ran the model died.
+    """
+    version = read_version(_packages(config) / "current")
+    if version is None:
+        raise CallerError(f"nothing is active on {config.device}: assign a package to it first")
+    bench = DeviceBench(config.profile, config.measure)
+    return BenchResult(
+        target=version.manifest.target_name,
+        measurement=bench.measure(version),
+        operators=bench.time_operators(version) if operators else None,
+        operator_runs=bench.operator_runs if operators else None,
     )
 
 

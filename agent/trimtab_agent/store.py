@@ -2,6 +2,7 @@
 
     chunks/<two digits>/<sha256>    as they travelled, kept so that an update fetches little
     versions/<manifest sha256>/     manifest.json and the package's files; never changed
+    compiled/<manifest sha256>/     what this device's accelerator has made of them; may be deleted
     staging/                        unfinished; emptied at the next start
     current -> versions/...         what is active
     previous -> versions/...        what was active before, for the way back
@@ -30,6 +31,7 @@ from trimtab_agent.durable import point, storage_errors, sync_directory
 from trimtab_agent.errors import IntegrityError, StorageError
 
 MANIFEST = "manifest.json"
+COMPILED = "compiled"
 RESERVE_BYTES = 1024 * 1024
 """Room that must stay free beside a package: directory entries, metadata and the database."""
 
@@ -62,6 +64,11 @@ class Version:
     def golden(self) -> Path:
         """The file of golden samples."""
         return self.path / self.manifest.golden.path
+
+    @property
+    def compiled(self) -> Path:
+        """Where this device keeps what it compiles from the model; there when something is."""
+        return self.path.parent.parent / COMPILED / self.sha256
 
 
 class Store:
@@ -276,9 +283,18 @@ class Store:
                     doomed = Path(tempfile.mkdtemp(dir=self._staging)) / path.name
                     path.rename(doomed)
                     shutil.rmtree(doomed.parent)
+        self._forget_compiled(names)
         self.chunks.keep_only(
             {chunk.sha256 for version in kept for chunk in all_chunks(version.manifest.files)}
         )
+
+    def _forget_compiled(self, names: set[str]) -> None:
+        """Removes what was compiled of versions other than these; half of it left does no harm."""
+        compiled = self._root / COMPILED
+        with storage_errors(f"clearing {compiled}"):
+            for path in compiled.iterdir() if compiled.is_dir() else ():
+                if path.name not in names:
+                    shutil.rmtree(path)
 
     def _sha256_at(self, link: str) -> str | None:
         """Returns the manifest hash that a symlink points to, or None."""

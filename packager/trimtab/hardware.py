@@ -14,6 +14,7 @@ import msgspec
 
 from trimtab.errors import ProfileError
 from trimtab_agent.contract.profile import Profile
+from trimtab_agent.contract.session_options import option_faults
 
 _GENERIC = {"x86_64": "generic-x86-64", "aarch64": "generic-aarch64"}
 _SUFFIX = ".yaml"
@@ -105,6 +106,9 @@ def _faults(profile: Profile, stem: str) -> list[str]:
         faults.append("no runtime is listed - at `$.runtimes`")
     if len(set(names)) != len(names):
         faults.append("a runtime is listed twice - at `$.runtimes`")
+    for index, runtime in enumerate(profile.runtimes):
+        wrong = option_faults(runtime.name, runtime.options)
+        faults.extend(f"{fault} - at `$.runtimes[{index}].options`" for fault in wrong)
     if not profile.channel_multiple.value.is_integer():
         faults.append("the channel multiple is no whole number - at `$.channel_multiple.value`")
     return faults

@@ -6,7 +6,7 @@ Every model runs in a child process, so this package imports neither numpy nor a
 from __future__ import annotations
 
 from trimtab_agent.bench.inventory import inventory
-from trimtab_agent.bench.measure import check_golden, measure
+from trimtab_agent.bench.measure import check_golden, measure, time_operators
 from trimtab_agent.bench.plan import NORMAL, QUICK, Plan
 
-__all__ = ["NORMAL", "QUICK", "Plan", "check_golden", "inventory", "measure"]
+__all__ = ["NORMAL", "QUICK", "Plan", "check_golden", "inventory", "measure", "time_operators"]

@@ -18,7 +18,7 @@ from typing import BinaryIO
 from trimtab_agent.bench import golden, latency, memory
 from trimtab_agent.bench.protocol import Fault, Reply, Request
 from trimtab_agent.contract import codec
-from trimtab_agent.contract.measurement import Energy, Latency, Memory
+from trimtab_agent.contract.measurement import Energy, Latency, Memory, OperatorTime
 from trimtab_agent.contract.messages import GoldenCheck
 from trimtab_agent.errors import CallerError, TrimtabError
 from trimtab_agent.power import detect, measure_energy
@@ -94,18 +94,32 @@ def _energy(request: Request, samples: golden.Samples) -> Reply:
     return _reply(session, energy=figures)
 
 
+def _operators(request: Request, samples: golden.Samples) -> Reply:
+    """Times every operator on the first golden sample, where the runtime can."""
+    session = _load(request)
+    found = session.profile([array[:1] for array in samples.inputs], request.plan.operator_runs)
+    return _reply(session, operators=found)
+
+
 _PASSES: dict[str, Callable[[Request, golden.Samples], Reply]] = {
     "golden": _golden,
     "latency": _latency,
     "memory": _memory,
     "energy": _energy,
+    "operators": _operators,
 }
 
 
 def _load(request: Request) -> Session:
     """Loads the model as the package says."""
     spec = request.runtime
-    return load(spec.name, Path(request.model_path), threads=spec.threads, options=spec.options)
+    return load(
+        spec.name,
+        Path(request.model_path),
+        threads=spec.threads,
+        options=spec.options,
+        cache_dir=None if request.cache_dir is None else Path(request.cache_dir),
+    )
 
 
 def _runner(session: Session, samples: golden.Samples) -> Callable[[], object]:
@@ -123,6 +137,7 @@ def _reply(
     latency: Latency | None = None,
     memory: Memory | None = None,
     energy: Energy | None = None,
+    operators: tuple[OperatorTime, ...] | None = None,
 ) -> Reply:
     """Returns the result of a pass, with what executed it."""
     return Reply(
@@ -132,6 +147,7 @@ def _reply(
         latency=latency,
         memory=memory,
         energy=energy,
+        operators=operators,
     )
 
 

@@ -24,10 +24,13 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
         limit_s: The timed part ends here even below `min_runs`, but not before `duration_s`;
             percentiles that need more runs are then absent.
         memory_runs: Runs of the memory pass.
+        operator_runs: Runs of the pass that times operators.
         idle_s: Idle time before and after the energy pass, to know the power at rest.
         energy_s: Length of the energy pass under load.
         grace_s: How much longer than its longest pass a process may take, to start, to load the
             model and for passes that are counted in runs.
+        compile_s: How much longer still where an accelerator may have to compile the model:
+            TensorRT takes minutes on the boards that have it.
     """
 
     warmup_runs: Runs = 10
@@ -38,9 +41,11 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     max_runs: Runs = 4096
     limit_s: Seconds = 20.0
     memory_runs: Runs = 10
+    operator_runs: Runs = 20
     idle_s: Seconds = 2.0
     energy_s: Seconds = 3.0
     grace_s: Seconds = 90.0
+    compile_s: Seconds = 1800.0
 
     @property
     def timed_limit_s(self) -> float:

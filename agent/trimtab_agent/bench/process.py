@@ -14,6 +14,7 @@ from pathlib import Path
 
 from trimtab_agent.bench.protocol import Fault, Reply, Request
 from trimtab_agent.contract import codec
+from trimtab_agent.contract.session_options import wishes_accelerator
 from trimtab_agent.errors import FormatError, MeasurementError, TrimtabError
 
 COMMAND: Sequence[str] = (sys.executable, "-m", "trimtab_agent.bench.child")
@@ -43,7 +44,7 @@ def run_child(
             command,
             input=codec.encode(request),
             capture_output=True,
-            timeout=request.plan.timeout_s,
+            timeout=_timeout_s(request),
             cwd="/",  # `-m` puts the working directory before everything on the import path
             check=False,
         )
@@ -59,6 +60,13 @@ def run_child(
         cause = describe_exit(done.returncode, done.stderr, out_of_memory=starved)
         raise MeasurementError(f"{request.mode} pass of {request.model_path}: {cause}")
     return _understand(done.stdout, request)
+
+
+def _timeout_s(request: Request) -> float:
+    """Returns how long a pass may take."""
+    plan, runtime = request.plan, request.runtime
+    compiles = wishes_accelerator(runtime.name, runtime.options)
+    return plan.timeout_s + (plan.compile_s if compiles else 0.0)
 
 
 def describe_exit(returncode: int, stderr: bytes, *, out_of_memory: bool) -> str:

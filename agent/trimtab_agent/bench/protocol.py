@@ -8,10 +8,10 @@ import msgspec
 
 from trimtab_agent.bench.plan import Plan
 from trimtab_agent.contract.manifest import Golden, RuntimeSpec
-from trimtab_agent.contract.measurement import Energy, Latency, Memory
+from trimtab_agent.contract.measurement import Energy, Latency, Memory, OperatorTime
 from trimtab_agent.contract.messages import GoldenCheck
 
-Mode = Literal["golden", "latency", "memory", "energy"]
+Mode = Literal["golden", "latency", "memory", "energy", "operators"]
 
 
 class Request(msgspec.Struct, kw_only=True, frozen=True):
@@ -24,6 +24,8 @@ class Request(msgspec.Struct, kw_only=True, frozen=True):
         golden_path: Absolute path of the golden samples, which are also what is run.
         plan: Lengths of the passes.
         golden: What to hold the outputs against; in the mode `golden` only.
+        cache_dir: Absolute path of the folder for what an accelerator compiles; None to keep
+            nothing.
         power_root: Where the power sensors' `sys` and `proc` are; `/` but for tests.
     """
 
@@ -33,6 +35,7 @@ class Request(msgspec.Struct, kw_only=True, frozen=True):
     golden_path: str
     plan: Plan
     golden: Golden | None = None
+    cache_dir: str | None = None
     power_root: str = "/"
 
 
@@ -53,3 +56,4 @@ class Reply(msgspec.Struct, kw_only=True, frozen=True):
     latency: Latency | None = None
     memory: Memory | None = None
     energy: Energy | None = None
+    operators: tuple[OperatorTime, ...] | None = None

@@ -29,22 +29,41 @@ Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9._-]{0,63}$")]
 Version = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Interval = tuple[float, float]
+Option = str | int | float | bool
+"""The value of a session option."""
 
 _SAFE_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 
 
-class TensorSpec(msgspec.Struct, kw_only=True, frozen=True):
+class Quantization(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """What integers stand for: `value = scale * (integer - zero_point)`.
+
+    Attributes:
+        scales: One for the whole tensor, or one for each position along `axis`.
+        zero_points: As many.
+        axis: Where there are several; None for the whole tensor.
+    """
+
+    scales: tuple[float, ...]
+    zero_points: tuple[int, ...]
+    axis: int | None = None
+
+
+class TensorSpec(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """One input or output.
 
     Attributes:
         name: As the runtime knows it.
         shape: None stands for a dimension that is free, such as the batch.
         dtype: numpy's name, such as `float32`.
+        quantization: Of integers that stand for real numbers, where the file tells it; else None,
+            and then no such field is written.
     """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: str
+    quantization: Quantization | None = None
 
 
 class Chunk(msgspec.Struct, kw_only=True, frozen=True):
@@ -96,14 +115,14 @@ class RuntimeSpec(msgspec.Struct, kw_only=True, frozen=True):
         name: The runtime.
         model: Path in the package of the file to load.
         threads: How many threads to use.
-        options: Session options by the runtime's own names.
+        options: Session options; `contract/session_options.py` has their names and types.
         made_with: Version of the runtime that the host checked the file with.
     """
 
     name: RuntimeName
     model: str
     threads: Annotated[int, msgspec.Meta(ge=1)] = 1
-    options: dict[str, str | int | float | bool] = {}
+    options: dict[str, Option] = {}
     made_with: str | None = None
 
 

@@ -57,6 +57,25 @@ class Latency(msgspec.Struct, kw_only=True, frozen=True):
     raw_us: bytes
 
 
+class OperatorTime(msgspec.Struct, kw_only=True, frozen=True):
+    """What one operator of a model costs, as the runtime's own profiler tells it.
+
+    Attributes:
+        name: Of the node in the graph that the runtime made of the file.
+        operator: Its type, by the runtime's name, such as `Conv` or `Convolution`.
+        kernel: What executed it: ONNX Runtime's provider, OpenVINO's kernel; None if not told.
+        calls: How often it ran.
+        time_us: Microseconds of all calls together. Operators that run side by side add up to
+            more than a run took.
+    """
+
+    name: str
+    operator: str
+    kernel: str | None
+    calls: int
+    time_us: float
+
+
 class Memory(msgspec.Struct, kw_only=True, frozen=True):
     """Memory of the process that ran the model and nothing else.
 

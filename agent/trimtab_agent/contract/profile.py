@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from trimtab_agent.contract.manifest import RuntimeName
+from trimtab_agent.contract.manifest import Option, RuntimeName
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Architecture = Literal["x86_64", "aarch64", "armv7l"]
@@ -46,10 +46,13 @@ class ProfileRuntime(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
     Attributes:
         name: The runtime.
         dtypes: What it runs fast here: `float32`, `float16`, `int8`, `int4`.
+        options: Session options that the device wants, such as the provider that has its
+            accelerator; `session_options.py` has their names and types. They go into the manifest.
     """
 
     name: RuntimeName
     dtypes: tuple[Literal["float32", "float16", "int8", "int4"], ...]
+    options: dict[str, Option] = {}
 
 
 class PowerSensor(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

@@ -31,11 +31,14 @@ class _Candidate(NamedTuple):
     distribution: str
 
 
-# In order of preference. TensorFlow could load .tflite files too, but no device should carry it.
+# In order of preference. TensorFlow is the last resort: it loads .tflite files too, and weighs a
+# hundred times as much.
 _CANDIDATES: dict[str, tuple[_Candidate, ...]] = {
     "tflite": (
         _Candidate("ai_edge_litert.interpreter", "ai-edge-litert"),
         _Candidate("tflite_runtime.interpreter", "tflite-runtime"),
+        _Candidate("tensorflow.lite.python.interpreter", "tensorflow"),
+        _Candidate("tensorflow.lite.python.interpreter", "tensorflow-cpu"),
     ),
     "onnxruntime": (
         _Candidate("onnxruntime", "onnxruntime"),
@@ -91,6 +94,7 @@ def load(
     *,
     threads: int = 1,
     options: Mapping[str, Option] | None = None,
+    cache_dir: Path | None = None,
 ) -> Session:
     """Loads a model file.
 
@@ -98,12 +102,16 @@ def load(
         name: The runtime: `tflite`, `onnxruntime` or `openvino`.
         path: The model file; for OpenVINO the `.xml`, with its `.bin` beside it.
         threads: Threads for one inference, at least 1.
-        options: Session options by the runtime's own names; an unknown one is an error.
+        options: Session options by the runtime's own names, those of
+            `contract/session_options.py`; an unknown one is an error.
+        cache_dir: Where an accelerator's compiled form of this file is kept, such as TensorRT's
+            engine; made when it is needed. None to compile at every load.
 
     Raises:
         CallerError: The name, the thread count or an option is not usable.
         FormatError: The file is missing, or is no model that this runtime can load.
-        RuntimeUnavailableError: The runtime, or a provider in `options`, is not on this machine.
+        RuntimeUnavailableError: The runtime is not on this machine, or cannot run the file where
+            `options` want it; it never falls back to the CPU (docs/decisions/0013).
     """
     module, version = import_runtime(name)
     if threads < 1:
@@ -112,7 +120,7 @@ def load(
         raise FormatError(f"model {path} is not a file")
     adapter = importlib.import_module(f"trimtab_agent.runtimes.{name}")
     session: Session = adapter.open_session(
-        module, version, path, threads=threads, options=dict(options or {})
+        module, version, path, threads=threads, options=dict(options or {}), cache_dir=cache_dir
     )
     return session
 

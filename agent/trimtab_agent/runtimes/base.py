@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from trimtab_agent.contract.manifest import TensorSpec
+import msgspec
+
+from trimtab_agent.contract.manifest import Option, RuntimeName, TensorSpec
+from trimtab_agent.contract.measurement import OperatorTime
+from trimtab_agent.contract.session_options import option_faults
 from trimtab_agent.errors import CallerError
 
 if TYPE_CHECKING:
@@ -13,8 +17,16 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-Option = str | int | float | bool
-"""The value of a session option, as a manifest can hold it."""
+__all__ = [
+    "Foreign",
+    "Option",
+    "Session",
+    "check_arrays",
+    "check_options",
+    "run_samples",
+    "show_shape",
+    "sum_operators",
+]
 
 Foreign = Any
 """An object of a runtime: none of them ships type information."""
@@ -26,10 +38,12 @@ class Session(Protocol):
     Attributes:
         inputs: In the order that the file lists them, which is the order of `run`'s arguments.
             A dimension of None is free. A file whose batch is fixed to 1 takes arrays whose
-            first dimension is 1.
+            first dimension is 1. Integers that stand for real numbers have `quantization` where
+            the runtime tells it: TFLite does, the others keep it in the graph.
         outputs: In the order that the file lists them.
-        provider: What executes the graph, such as `XNNPACK`, `CPUExecutionProvider` or `CPU`;
-            None when the runtime does not tell.
+        provider: What executes the graph, such as `XNNPACK`, `CPUExecutionProvider` or `CPU`,
+            several joined by commas; None when the runtime does not tell. After the first run it
+            is what has executed it.
         version: The runtime's version.
     """
 
@@ -65,6 +79,24 @@ class Session(Protocol):
         Raises:
             CallerError: The number of arrays, a shape or a dtype does not fit.
             DeviceError: The runtime failed while it executed the graph.
+            RuntimeUnavailableError: The graph did not run where the options want it.
+        """
+        ...
+
+    def profile(self, arrays: Sequence[Array], runs: int) -> tuple[OperatorTime, ...] | None:
+        """Times every operator, by the runtime's own profiler, and after one run for warm-up.
+
+        The model is loaded a second time for it: a profiler slows down what it watches.
+
+        Args:
+            arrays: As for `run`.
+            runs: Inferences to add up, at least 1.
+
+        Returns:
+            The operators, dearest first; None when the runtime's Python interface has no profiler.
+
+        Raises:
+            As `run`.
         """
         ...
 
@@ -91,26 +123,31 @@ def check_arrays(specs: Sequence[TensorSpec], arrays: Sequence[Array]) -> None:
             )
 
 
-def check_options(
-    runtime: str, options: Mapping[str, Option], known: Mapping[str, str] | None = None
-) -> None:
+def check_options(runtime: RuntimeName, options: Mapping[str, Option]) -> None:
     """Refuses session options that a runtime would ignore without a word.
 
-    Args:
-        runtime: Name of the runtime, for the message.
-        options: What was asked for.
-        known: The names that are understood, each with its meaning in a few words.
-
     Raises:
-        CallerError: An option is unknown.
+        CallerError: An option is unknown or has a value of another type; all are named.
     """
-    known = known or {}
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        takes = "; ".join(f"{name}: {meaning}" for name, meaning in known.items()) or "none"
-        raise CallerError(
-            f"{runtime} does not know the option {', '.join(unknown)}; options it takes: {takes}"
+    faults = option_faults(runtime, options)
+    if faults:
+        raise CallerError("; ".join(faults))
+
+
+def sum_operators(calls: Iterable[OperatorTime]) -> tuple[OperatorTime, ...]:
+    """Adds up the calls of each operator and returns the operators, dearest first."""
+    sums: dict[tuple[str, str, str | None], OperatorTime] = {}
+    for call in calls:
+        key = call.name, call.operator, call.kernel
+        so_far = sums.get(key)
+        sums[key] = (
+            call
+            if so_far is None
+            else msgspec.structs.replace(
+                so_far, calls=so_far.calls + call.calls, time_us=so_far.time_us + call.time_us
+            )
         )
+    return tuple(sorted(sums.values(), key=lambda each: -each.time_us))
 
 
 def show_shape(shape: Sequence[int | None]) -> str:

@@ -1,15 +1,17 @@
-"""TFLite files, run by LiteRT or by the older tflite-runtime: the interface is the same."""
+"""TFLite files, run by LiteRT, the older tflite-runtime or TensorFlow: the interface is one."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from trimtab_agent.contract.manifest import TensorSpec
+from trimtab_agent.contract.manifest import Quantization, TensorSpec
 from trimtab_agent.errors import DeviceError, FormatError
 from trimtab_agent.runtimes.base import Foreign, Option, check_arrays, check_options
+from trimtab_agent.runtimes.tflite_delegates import DelegateWish
 
 if TYPE_CHECKING:
     from trimtab_agent.runtimes.base import Array
@@ -22,20 +24,27 @@ def open_session(
     *,
     threads: int,
     options: Mapping[str, Option],
+    cache_dir: Path | None,  # noqa: ARG001 - no delegate takes one through Python
 ) -> TFLiteSession:
-    """Loads a `.tflite` file. It takes no options.
+    """Loads a `.tflite` file.
 
     Raises:
-        CallerError: There are options.
+        CallerError: An option is unknown or cannot be used.
         FormatError: The file is no model, or has an operator that this build lacks.
+        RuntimeUnavailableError: The delegate is not on this machine, declined, or leaves nodes to
+            the CPU, which the options do not name.
     """
     check_options("tflite", options)
+    wish = DelegateWish.of(options)
+    arguments = wish.arguments(module, options)
     try:
-        interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TensorFlow says that LiteRT will replace it
+            interpreter = module.Interpreter(model_path=str(path), num_threads=threads, **arguments)
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise FormatError(f"{path} is no model that tflite {version} can load: {error}") from error
-    return TFLiteSession(interpreter, version)
+    return TFLiteSession(interpreter, version, wish)
 
 
 class TFLiteSession:
@@ -45,7 +54,7 @@ class TFLiteSession:
     file's signature where it has exactly one, else those of the tensors.
     """
 
-    def __init__(self, interpreter: Foreign, version: str) -> None:
+    def __init__(self, interpreter: Foreign, version: str, wish: DelegateWish) -> None:
         self._interpreter = interpreter
         details = interpreter.get_input_details()
         results = interpreter.get_output_details()
@@ -55,7 +64,7 @@ class TFLiteSession:
         self._shapes = [tuple(int(size) for size in detail["shape"]) for detail in details]
         self.inputs = tuple(_spec(detail, input_names) for detail in details)
         self.outputs = tuple(_spec(detail, output_names) for detail in results)
-        self.provider = _provider(interpreter)
+        self.provider = wish.who_ran(interpreter, self._output_indices)
         self.version = version
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
@@ -69,6 +78,13 @@ class TFLiteSession:
         except (ValueError, RuntimeError) as error:
             raise DeviceError(f"tflite failed to run the model: {error}") from error
         return [self._interpreter.get_tensor(index) for index in self._output_indices]
+
+    def profile(self, arrays: Sequence[Array], runs: int) -> None:  # noqa: ARG002 - the port's
+        """Returns None: none of the three Python interpreters shows TFLite's profiler.
+
+        `benchmark_model`, a program of TensorFlow's, has it (`--enable_op_profiling`).
+        """
+        return
 
     def _resize(self, arrays: Sequence[Array]) -> None:
         """Makes room for shapes that differ from those of the run before."""
@@ -91,6 +107,19 @@ def _spec(detail: dict[str, Foreign], names: dict[int, str]) -> TensorSpec:
         name=names.get(detail["index"]) or str(detail["name"]),
         shape=tuple(None if size < 0 else int(size) for size in shape),
         dtype=np.dtype(detail["dtype"]).name,
+        quantization=_quantization(detail["quantization_parameters"]),
+    )
+
+
+def _quantization(parameters: dict[str, Foreign]) -> Quantization | None:
+    """Returns what a tensor's integers stand for; a tensor without has no scales."""
+    scales = tuple(float(scale) for scale in parameters["scales"])
+    if not scales:
+        return None
+    return Quantization(
+        scales=scales,
+        zero_points=tuple(int(zero) for zero in parameters["zero_points"]),
+        axis=int(parameters["quantized_dimension"]) if len(scales) > 1 else None,
     )
 
 
@@ -105,16 +134,3 @@ def _signature_names(interpreter: Foreign) -> tuple[dict[int, str], dict[int, st
         for details in (runner.get_input_details(), runner.get_output_details())
     )
     return inputs, outputs
-
-
-def _provider(interpreter: Foreign) -> str | None:
-    """Returns `XNNPACK` if that delegate took nodes, `builtin` if none did, None if unknown.
-
-    Builds for CPUs have XNNPACK as their only default delegate, and this session adds none, so
-    a node that a delegate took is XNNPACK's. The list of nodes has no public accessor.
-    """
-    list_nodes = getattr(interpreter, "_get_ops_details", None)
-    if list_nodes is None:
-        return None
-    taken = any(node["op_name"] == "DELEGATE" for node in list_nodes())
-    return "XNNPACK" if taken else "builtin"

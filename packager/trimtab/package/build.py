@@ -38,6 +38,7 @@ from trimtab_agent.contract.manifest import (
     is_safe_path,
     parse_manifest,
 )
+from trimtab_agent.contract.session_options import option_faults
 from trimtab_agent.errors import CallerError
 
 SUFFIX = ".trimtab"
@@ -124,8 +125,8 @@ def build_package(
         The path of the package.
 
     Raises:
-        CallerError: A path cannot stand in a package, a file cannot be read, or the chunk limit
-            cannot be used.
+        CallerError: A path cannot stand in a package, a file cannot be read, the chunk limit
+            cannot be used, or a session option is unknown.
         DataError: The golden samples do not fit together, or not the inputs and outputs.
         FormatError: The description breaks a rule of the manifest, such as the form of a name.
         StorageError: The disk has no room or refuses the write.
@@ -169,6 +170,9 @@ def _check(description: Description, golden: GoldenSamples, chunk_limit_bytes: i
         raise CallerError(
             f"chunk limit must be 1 to {chunks.MAX_CHUNK_BYTES} bytes, got {chunk_limit_bytes}"
         )
+    faults = option_faults(description.runtime.name, description.runtime.options)
+    if faults:
+        raise CallerError(f"the package cannot carry its session options: {'; '.join(faults)}")
     golden.check_against(description.inputs, description.outputs)
 
 

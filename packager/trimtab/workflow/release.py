@@ -134,6 +134,7 @@ def released_manifests(workspace: Workspace, targets: Iterable[str]) -> dict[str
 
 def _description(compressed: Compressed, name: str, version: str, budget: Budget) -> Description:
     profile = load_profile(compressed.profile)
+    wishes = {runtime.name: runtime.options for runtime in profile.runtimes}
     return Description(
         name=name,
         version=version,
@@ -144,6 +145,8 @@ def _description(compressed: Compressed, name: str, version: str, budget: Budget
             name=compressed.target,
             model=compressed.model,
             threads=compressed.threads,
+            # Only the device has its accelerator: the host has checked the file on the CPU.
+            options={**compressed.options, **wishes.get(compressed.target, {})},
             made_with=compressed.runtime_version,
         ),
         inputs=compressed.inputs,
