@@ -11,6 +11,7 @@ import msgspec
 
 from trimtab.errors import RecipeError
 from trimtab.targets import Comparison
+from trimtab.targets.speed import Speed
 from trimtab.targets.writing import Option
 from trimtab.workflow.standing import StepSummary
 from trimtab_agent.contract import codec
@@ -62,7 +63,11 @@ class Compressed(msgspec.Struct, kw_only=True, frozen=True):
         options: Session options that the file needs, by the runtime's own names.
         runtime_version: What it was checked with.
         comparison: The export gate's: the file against the graph that it was made from.
-        evaluation: The file against the original; None without data.
+        fidelity: The file against the original model on some samples; None where a recipe has
+            changed what the outputs are.
+        speed: The file against the float file of the same graph, on this machine; None where
+            nothing is quantized.
+        evaluation: The file against the original, on all test samples; None without data.
         effects: What became of each class and group, if there are any.
         golden_max_abs_error: How far a device may be from `golden.npz`.
         lineage: Where it came from.
@@ -88,6 +93,8 @@ class Compressed(msgspec.Struct, kw_only=True, frozen=True):
     options: dict[str, Option] = {}
     runtime_version: str
     comparison: Comparison
+    fidelity: Comparison | None = None
+    speed: Speed | None = None
     evaluation: Evaluation | None
     effects: tuple[Effect, ...] | None = None
     golden_max_abs_error: float

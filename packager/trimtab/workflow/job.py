@@ -96,6 +96,7 @@ def compress(
         log=log,
         unfinished=unfinished,
         stand=stand or partial(measure, source=job.source, threads=job.profile.threads),
+        compare_speed=True,
     )
     interrupted = False
     try:
