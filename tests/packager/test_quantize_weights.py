@@ -15,7 +15,7 @@ from trimtab.compress.prune_weights import PruneWeights
 from trimtab.compress.prune_weights import apply as prune_weights
 from trimtab.compress.quantize_weights import BITS_KEY, QuantizeWeights, apply
 from trimtab.compress.weights import find_weights
-from trimtab.errors import ModelError
+from trimtab.errors import ModelError, RecipeError
 from trimtab.graph.count import count_model
 from trimtab.graph.run import run_graph
 from trimtab.targets import export
@@ -117,6 +117,35 @@ def test_a_group_is_a_power_of_two_that_divides_its_row() -> None:
         if node.op_type == "DequantizeLinear"
     ]
     assert blocks == [4, None]
+
+
+def test_few_bits_share_a_scale_among_64_and_eight_among_all() -> None:
+    b = GraphBuilder(256)
+    model = b.build(b.dense("x", 256, 5))
+    blocks = {
+        bits: [
+            node.attributes["block_size"].value
+            for node in quantized(model, bits=bits).graph
+            if "block_size" in node.attributes
+        ]
+        for bits in (8, 4, 2, 1)
+    }
+    assert blocks == {8: [], 4: [64], 2: [64], 1: [64]}
+
+
+def test_only_named_layers_are_quantized() -> None:
+    model = GRAPHS["plain"]()
+    first, *others = [weight.name for weight in find_weights(model)]
+    result = quantized(model, bits=4, layers=[first])
+    assert [weight.name for weight in find_weights(result)] == others
+    assert len(stored(quantized(model, layers=["Conv"]))) == sum(
+        weight.node.op_type == "Conv" for weight in find_weights(model)
+    )
+
+
+def test_a_name_that_matches_nothing_is_refused() -> None:
+    with pytest.raises(RecipeError, match="quantize_weights: layers: 'nowhere' matches no"):
+        quantized(GRAPHS["plain"](), layers=["Conv", "nowhere"])
 
 
 def test_embeddings_are_quantized_too() -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 import onnx_ir as ir
 
+from trimtab.compress.weights import Weight
 from trimtab.errors import RecipeError
 from trimtab.graph.access import constant
+
+_Named = TypeVar("_Named", ir.Node, Weight)
 
 _NEAR = 3
 """Names that a message suggests."""
@@ -30,11 +34,37 @@ def matching_nodes(graph: ir.Graph, patterns: Sequence[str], what: str) -> froze
     Raises:
         RecipeError: A pattern matches nothing; the message has the nearest names.
     """
-    names = {node: _names(node) for node in graph}
-    found: set[ir.Node] = set()
+    return _matching({node: _names(node) for node in graph}, patterns, what)
+
+
+def matching_weights(
+    weights: Sequence[Weight], patterns: Sequence[str], what: str
+) -> frozenset[Weight]:
+    """Find the weights that a list of patterns names.
+
+    Args:
+        weights: Those to choose from.
+        patterns: Each matches a weight's name, or the name or operator of a node that reads it.
+        what: The parameter that they come from.
+
+    Raises:
+        RecipeError: A pattern matches nothing; the message has the nearest names.
+    """
+    names: dict[Weight, list[str]] = {}
+    for weight in weights:
+        readers = [use.node for use in weight.value.uses()]
+        own = [weight.name, *(name for node in readers for name in (node.name, node.op_type))]
+        names[weight] = [name for name in own if name]
+    return _matching(names, patterns, what)
+
+
+def _matching(
+    names: Mapping[_Named, Sequence[str]], patterns: Sequence[str], what: str
+) -> frozenset[_Named]:
+    found: set[_Named] = set()
     for pattern in patterns:
         matched = {
-            node for node, own in names.items() if any(fnmatchcase(name, pattern) for name in own)
+            each for each, own in names.items() if any(fnmatchcase(name, pattern) for name in own)
         }
         if not matched:
             known = sorted({name for own in names.values() for name in own})

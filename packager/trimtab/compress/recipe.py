@@ -39,6 +39,7 @@ TECHNIQUES: Mapping[str, tuple[str, str]] = {
     "prune_weights": ("trimtab.compress.prune_weights", "PruneWeights"),
     "share_weights": ("trimtab.compress.share_weights", "ShareWeights"),
     "quantize_weights": ("trimtab.compress.quantize_weights", "QuantizeWeights"),
+    "mixed_precision": ("trimtab.compress.mixed_precision", "MixedPrecision"),
     "dequantize": ("trimtab.compress.dequantize", "Dequantize"),
 }
 """By its name in recipes: the module and the name of its Struct."""

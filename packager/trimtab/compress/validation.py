@@ -19,6 +19,8 @@ from trimtab.evaluate.tasks.regression import Regression
 from trimtab.graph.access import shape_of
 from trimtab.graph.run import run_graph
 
+_OF_CLASSES = frozenset({"classification", "tokens", "ctc"})
+
 
 class Validation:
     """Measures changed models on samples of the training data.
@@ -32,6 +34,7 @@ class Validation:
 
     Attributes:
         task: By whose figure models are measured.
+        inputs: The samples, one array per input.
 
     Raises:
         DataError: Labels leave open what the task is.
@@ -42,9 +45,9 @@ class Validation:
     ) -> None:
         split = dataset.train
         chosen = np.random.default_rng(seed).permutation(len(split))[:samples]
-        self._inputs = split.take(chosen)
+        self.inputs = split.take(chosen)
         self._labels = None if split.labels is None else split.labels[chosen]
-        self._reference = run_graph(model, self._inputs)
+        self._reference = run_graph(model, self.inputs)
         self.task = _task(model, dataset, self._reference[0])
         self._folds = np.zeros((min(folds, len(chosen)), len(chosen)))
         self._folds[np.arange(len(chosen)) % len(self._folds), np.arange(len(chosen))] = 1
@@ -56,8 +59,26 @@ class Validation:
         Regression Trees", section 3.4.3) add it. The tasks look at a model's first output; of
         others it is one less the R2 to the unchanged model's, and the worst output counts.
         """
-        outputs = run_graph(changed, self._inputs)
+        return self.drop_of(self.run(changed))
+
+    def run(self, changed: ir.Model) -> list[Array]:
+        """Returns a model's outputs on the samples, one array per output."""
+        return run_graph(changed, self.inputs)
+
+    def drop_of(self, outputs: Sequence[Array]) -> float:
+        """Returns the drop of a model that gives these outputs on `inputs`."""
         return max(self._first(outputs), *self._others(outputs), -np.inf)
+
+    def distortion_of(self, outputs: Sequence[Array]) -> float:
+        """Returns the error of outputs, root mean square, relative to their spread; the worst.
+
+        Where classes are told apart, scores count by their distance from the sample's mean score:
+        what all classes have in common decides nothing.
+        """
+        pairs = [*zip(outputs, self._reference, strict=True)]
+        if self.task.name in _OF_CLASSES and self._reference[0].ndim > 1:
+            pairs[0] = (_centred(pairs[0][0]), _centred(pairs[0][1]))
+        return max(_relative_error(after, before) for after, before in pairs)
 
     def _first(self, outputs: Sequence[Array]) -> float:
         before, after = (self._observe(self.task, each) for each in (self._reference, outputs))
@@ -78,7 +99,7 @@ class Validation:
 
     def _observe(self, task: Task, outputs: Sequence[Array]) -> Evidence:
         labels = None if isinstance(task, Regression) and task is not self.task else self._labels
-        return task.observe(Batch(inputs=self._inputs, outputs=outputs, labels=labels))
+        return task.observe(Batch(inputs=self.inputs, outputs=outputs, labels=labels))
 
     def _agreement(self, task: Task, after: Evidence, before: Evidence) -> Array:
         return self._figures(task.agreement, task.agree(after, before))
@@ -94,6 +115,15 @@ def _task(model: ir.Model, dataset: Dataset, output: Array) -> Task:
         shapes = [shape_of(value) or () for value in model.graph.inputs]
         name = detect_task(labels, output.shape, shapes)
     return make_task(name, labels, output)
+
+
+def _centred(scores: Array) -> Array:
+    return np.asarray(scores - scores.mean(axis=-1, keepdims=True))
+
+
+def _relative_error(after: Array, before: Array) -> float:
+    difference = np.asarray(after, np.float64) - np.asarray(before, np.float64)
+    return float(np.sqrt(np.mean(np.square(difference)))) / (float(np.std(before)) or 1.0)
 
 
 def _over_folds(losses: Array) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from trimtab.compress.context import LayerForm
 from trimtab.evaluate.evaluate import assess
 from trimtab.graph.count import count_model
 from trimtab.graph.save import save_beside
@@ -83,12 +84,14 @@ class StepSummary(msgspec.Struct, kw_only=True, frozen=True):
         before: How the model stood before it.
         after: How it stood after it.
         duration_s: How long the step took, in seconds.
+        layers: The form that it chose for each layer, if it chose any.
     """
 
     technique: str
     before: Standing
     after: Standing
     duration_s: float
+    layers: tuple[LayerForm, ...] = ()
 
 
 def count(model: ir.Model) -> Standing:
