@@ -22,6 +22,7 @@ from trimtab.graph.clean.endings import sink_activations
 from trimtab.graph.clean.flat_dense import unflatten_dense
 from trimtab.graph.clean.layer_norm import fuse_layer_norms
 from trimtab.graph.clean.names import tidy_names
+from trimtab.graph.clean.pads import fold_pads
 from trimtab.graph.clean.reshapes import fold_shapes
 from trimtab.graph.clean.reversals import cancel_reversals
 from trimtab.graph.clean.scaling import fold_scaling, split_batch_norm
@@ -42,6 +43,7 @@ _PASSES = (
     cancel_reversals,
     drop_zero_states,
     fold_shapes,
+    fold_pads,
     unflatten_dense,
     fuse_layer_norms,
     sink_unsqueeze,
@@ -62,9 +64,10 @@ def clean(model: ir.Model) -> ir.Model:
     """Returns a cleaned copy of `model`, with all shapes inferred.
 
     Constants are folded, branches and loops whose course is known written out, batch norms and
-    scalings folded into the convolution or product before them, dead nodes dropped, 1-D
-    convolutions unwrapped from 2-D ones, transposes, squeezes and reversals that undo each other
-    removed, and everything but inputs and outputs named by its layer.
+    scalings folded into the convolution or product before them, borders of zeros left to the
+    convolution behind them, dead nodes dropped, 1-D convolutions unwrapped from 2-D ones,
+    transposes, squeezes and reversals that undo each other removed, and everything but inputs and
+    outputs named by its layer.
     """
     model = model.clone()
     common.InlinePass()(model)
