@@ -47,6 +47,24 @@ def has_integer_activations(model: ir.Model) -> bool:
     return any(node.op_type == "QuantizeLinear" for node in model.graph)
 
 
+ACTIVATIONS_KEY = "trimtab.activations"
+"""Where the DequantizeLinear of a weight says what may become of its layer's activations."""
+
+
+def may_round_activations(node: ir.Node) -> bool:
+    """Says whether a runtime may round what the layer of this weight reads to 8 bits, as it runs.
+
+    Args:
+        node: The weight's DequantizeLinear.
+    """
+    return node.metadata_props.get(ACTIVATIONS_KEY) == "dynamic"
+
+
+def rounds_activations(model: ir.Model) -> bool:
+    """Says whether activations are rounded somewhere, by the graph or as the runtime likes."""
+    return has_integer_activations(model) or any(map(may_round_activations, model.graph))
+
+
 def _graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
     yield graph
     yield from (inner for inner in graph.subgraphs() if inner is not graph)

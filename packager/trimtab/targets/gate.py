@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trimtab.errors import ExportError
-from trimtab.graph.precision import has_integer_activations
+from trimtab.graph.precision import rounds_activations
 from trimtab.graph.run import run_graph
 from trimtab.targets.bisect import cut, cut_points, describe, first_departure, paired_name
 from trimtab.targets.writing import Written
@@ -90,7 +90,7 @@ def check_file(
             f"{name} for {target} gives outputs of the shapes {shapes[0]}, the model {shapes[1]}"
         )
     results = [compare(one, other) for one, other in zip(actual, expected, strict=True)]
-    faults = (_fault(result, quantized=has_integer_activations(model)) for result in results)
+    faults = (_fault(result, quantized=rounds_activations(model)) for result in results)
     fault = next((fault for fault in faults if fault is not None), None)
     if fault is not None:
         raise ExportError(

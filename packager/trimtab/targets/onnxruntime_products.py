@@ -1,0 +1,183 @@
+"""Matrix products with stored weights, as ONNX Runtime's kernels want them.
+
+MatMulNBits and its packing: onnxruntime, docs/ContribOperators.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import onnx_ir as ir
+
+from trimtab.graph.access import Array, add_initializer, attribute, replace_value, shape_of
+from trimtab.targets.stored_weights import StoredWeight
+
+_SMALLEST_BLOCK, _LARGEST_BLOCK = 16, 128
+_EXACT, _ROUNDED = 1, 4
+"""Accuracy levels: activations as float32, or rounded to 8 bits block by block."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A MatMul, or a Gemm that is one, whose right operand is stored.
+
+    Attributes:
+        node: The layer.
+        codes: `[outputs, inputs]`.
+        scales: `[outputs, blocks]`.
+        zero_points: As the scales.
+        block: Inputs that share a scale.
+    """
+
+    node: ir.Node
+    weight: StoredWeight
+    codes: Array
+    scales: Array
+    zero_points: Array
+    block: int
+
+    @property
+    def bias(self) -> ir.Value | None:
+        """What is added to the product, if anything."""
+        return self.node.inputs[2] if len(self.node.inputs) > 2 else None
+
+
+def product(node: ir.Node, weight: StoredWeight) -> Product | None:
+    """Returns the layer's weight, outputs first; None if the layer is no such product."""
+    if node.op_type not in ("MatMul", "Gemm") or node.inputs[1] is not weight.value:
+        return None
+    if weight.codes.ndim != 2 or weight.value is not weight.node.outputs[0]:
+        return None
+    outputs_last = not attribute(node, "transB", 0)
+    if node.op_type == "Gemm":
+        plain = attribute(node, "alpha", 1.0) == 1 and attribute(node, "beta", 1.0) == 1
+        if not plain or attribute(node, "transA", 0):
+            return None
+    codes, scales, zeros = (
+        array.T if outputs_last else array
+        for array in (weight.codes, weight.scales, weight.zero_points)
+    )
+    if scales.shape[1] != 1 and weight.block is None:  # a scale for each input
+        return None
+    if scales.shape[0] not in (1, len(codes)):
+        return None
+    wide = (len(codes), scales.shape[1])
+    block = weight.block if scales.shape[1] != 1 and weight.block else codes.shape[1]
+    scales, zeros = np.broadcast_to(scales, wide), np.broadcast_to(zeros, wide)
+    return Product(node, weight, codes, scales, zeros, block)
+
+
+def fits_blocks(found: Product) -> bool:
+    """Says whether MatMulNBits can hold the weight: blocks of 16 and more, or whole rows."""
+    is_power = found.block & (found.block - 1) == 0
+    return found.scales.shape[1] == 1 or (is_power and found.block >= _SMALLEST_BLOCK)
+
+
+def rows_are_many(node: ir.Node) -> bool:
+    """Says whether the layer multiplies several rows of a sample at once."""
+    dims = (shape_of(node.inputs[0]) or (None, None, None))[:-1]
+    return None in dims[1:] or prod(dim or 1 for dim in dims) > 1
+
+
+def use_block_kernel(graph: ir.Graph, found: Product) -> None:
+    """Puts a MatMulNBits in the layer's place."""
+    bits = found.weight.bits
+    outputs, inputs = found.codes.shape
+    block, per_row = _block_size(found)
+    codes, zeros = (array - _least_code(found) for array in (found.codes, found.zero_points))
+    padded = np.pad(codes, ((0, 0), (0, -inputs % block)))
+    packed = _packed(padded, bits).reshape(outputs, per_row, block * bits // 8)
+    scales, zeros = (_per_block(array, per_row) for array in (found.scales, zeros))
+    stem = str(found.node.outputs[0].name)
+    operands: list[ir.Value | None] = [
+        found.node.inputs[0],
+        add_initializer(graph, f"{stem}_codes", packed),
+        add_initializer(graph, f"{stem}_scales", scales),
+        None,
+    ]
+    if (zeros != 1 << (bits - 1)).any():  # the kernel's default
+        operands[3] = add_initializer(graph, f"{stem}_zero_points", _packed(zeros, bits))
+    operands += [None, found.bias]
+    while operands[-1] is None:
+        operands.pop()
+    level = _ROUNDED if found.weight.dynamic else _EXACT
+    sizes = {"K": inputs, "N": outputs, "bits": bits, "block_size": block}
+    new = ir.node(
+        "MatMulNBits", operands, {**sizes, "accuracy_level": level}, domain="com.microsoft"
+    )
+    _replace(graph, found.node, [new])
+
+
+def use_integer_kernel(graph: ir.Graph, found: Product, rounded: dict[ir.Value, ir.Node]) -> None:
+    """Puts a MatMulInteger behind a DynamicQuantizeLinear in the layer's place.
+
+    ONNX Runtime makes one kernel of the nodes (`DynamicQuantizeMatMul`, `MatMulIntegerToFloat`).
+
+    Args:
+        graph: The graph.
+        found: A product with one scale for each output.
+        rounded: The DynamicQuantizeLinear of each value that has one; a new one is added.
+    """
+    stem = str(found.node.outputs[0].name)
+    source = found.node.inputs[0]
+    assert source is not None, "a product has two operands"
+    if source not in rounded:
+        rounded[source] = ir.node("DynamicQuantizeLinear", [source], num_outputs=3)
+        graph.insert_before(found.node, rounded[source])
+    codes, scale, zero = rounded[source].outputs
+    signed = np.int8 if found.codes.min() < 0 else np.uint8
+    zeros = found.zero_points[:, 0].astype(signed)
+    operands = [
+        codes,
+        add_initializer(graph, f"{stem}_codes", found.codes.T.astype(signed)),
+        zero,
+        add_initializer(graph, f"{stem}_zero_points", zeros),
+    ]
+    scales = add_initializer(graph, f"{stem}_scales", found.scales[:, 0].astype(np.float32))
+    summed = ir.node("MatMulInteger", operands)
+    real = ir.node("Cast", summed.outputs, {"to": int(ir.DataType.FLOAT)})
+    step = ir.node("Mul", [scale, scales])
+    new = [summed, real, step, ir.node("Mul", [real.outputs[0], step.outputs[0]])]
+    if found.bias is not None:
+        new.append(ir.node("Add", [new[-1].outputs[0], found.bias]))
+    _replace(graph, found.node, new)
+
+
+def _block_size(found: Product) -> tuple[int, int]:
+    """Returns the block's size and how many a row has; whole rows are cut, for kernels are not."""
+    inputs = found.codes.shape[1]
+    if found.scales.shape[1] > 1:
+        return found.block, found.scales.shape[1]
+    size = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, 1 << (inputs - 1).bit_length()))
+    return size, -(-inputs // size)
+
+
+def _per_block(array: Array, count: int) -> Array:
+    """Repeats what a whole row shares for each of its blocks."""
+    return np.ascontiguousarray(np.broadcast_to(array, (len(array), count)))
+
+
+def _least_code(found: Product) -> int:
+    """Returns what signed codes are moved by: the kernel's are unsigned."""
+    source = found.weight.node.inputs[0]
+    signed = source is not None and source.dtype in (ir.DataType.INT4, ir.DataType.INT8)
+    return -(1 << (found.weight.bits - 1)) if signed else 0
+
+
+def _packed(codes: Array, bits: int) -> Array:
+    """Packs the codes of each row into bytes, the first into the lowest bits."""
+    if bits == 8:
+        return codes.astype(np.uint8)
+    even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2))).astype(np.uint8)
+    return even[:, 0::2] | even[:, 1::2] << 4
+
+
+def _replace(graph: ir.Graph, node: ir.Node, new: list[ir.Node]) -> None:
+    graph.insert_before(node, new)
+    result = new[-1].outputs[0]
+    result.shape, result.type = node.outputs[0].shape, ir.TensorType(ir.DataType.FLOAT)
+    new[-1].name = f"{node.name or node.outputs[0].name}_{new[-1].op_type}"
+    replace_value(node.outputs[0], result)
+    graph.remove(node, safe=True)
