@@ -1,4 +1,7 @@
-"""One contract suite over every runtime, with real runtimes and real model files."""
+"""One contract suite over every runtime, with real runtimes and real model files.
+
+scripts/test-tflite-runtime runs the part about TFLite (`-k tflite`) with tflite-runtime 2.14.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import flatbuffers
 import numpy as np
 import pytest
-from ai_edge_litert import schema_py_generated as schema
 
-from support.models import WIDTH, write_model, write_onnx, write_tflite
+from support.models import DATA, WIDTH, write_model, write_onnx, write_ort, write_square
 from trimtab_agent import runtimes
-from trimtab_agent.contract.manifest import TensorSpec
+from trimtab_agent.contract.manifest import Quantization, TensorSpec
 from trimtab_agent.errors import CallerError, FormatError, RuntimeUnavailableError
 
 RUNTIMES = ("tflite", "onnxruntime", "openvino")
@@ -52,6 +53,21 @@ def test_arrays_and_results_are_by_position(session):
 def test_says_what_executes_it(session, runtime):
     assert session.provider == PROVIDERS[runtime]
     assert session.version == runtimes.available()[runtime].version
+
+
+def test_times_of_operators(session, runtime):
+    found = session.profile([ones(1, WIDTH), ones(1, WIDTH)], 3)
+    if runtime == "tflite":  # its Python interpreters have no profiler
+        assert found is None
+        return
+    assert [each.calls for each in found] == [3] * len(found)
+    assert "Add" in {each.operator for each in found}
+    times = [each.time_us for each in found]
+    assert times == sorted(times, reverse=True)
+    assert all(time >= 0 for time in times)
+    assert all(each.name and each.kernel for each in found)
+    with pytest.raises(CallerError, match="the model takes 2 inputs"):
+        session.profile([ones(1, WIDTH)], 3)
 
 
 def test_results_outlive_the_next_run(session):
@@ -193,8 +209,95 @@ def test_options_that_are_passed_on(tmp_path):
         runtimes.load("openvino", path, options={"INFERENCE_PRECISION_HINT": "f99"})
 
 
+def test_integers_at_the_edge_of_a_tflite_file_say_what_they_stand_for():
+    session = runtimes.load("tflite", DATA / "dequantize-int8.tflite")
+    (spec,) = session.inputs
+    assert spec == TensorSpec(
+        name="codes",
+        shape=(1, WIDTH),
+        dtype="int8",
+        quantization=Quantization(scales=(0.5,), zero_points=(3,)),
+    )
+    assert session.outputs[0].quantization is None
+    (values,) = session.run([np.array([[3, 5, 1]], np.int8)])
+    np.testing.assert_array_equal(values, [[0, 1, -1]])
+
+
+@pytest.mark.parametrize(
+    ("options", "provider"),
+    [
+        ({}, "XNNPACK,builtin"),
+        ({"delegate": "XNNPACK,builtin"}, "XNNPACK,builtin"),
+        ({"delegate": "builtin"}, "builtin"),
+    ],
+)
+def test_who_runs_the_nodes_of_a_tflite_file(options, provider):
+    session = runtimes.load("tflite", DATA / "remainder.tflite", options=options)
+    assert session.provider == provider
+    (rest,) = session.run([np.array([[4, 5, 6]], np.float32), np.array([[3, 3, 4]], np.float32)])
+    np.testing.assert_array_equal(rest, [[1, 2, 2]])
+
+
+def test_a_tflite_delegate_that_leaves_nodes_to_the_cpu():
+    with pytest.raises(RuntimeUnavailableError) as caught:
+        runtimes.load("tflite", DATA / "remainder.tflite", options={"delegate": "XNNPACK"})
+    assert "XNNPACK left FLOOR_MOD to the CPU" in str(caught.value)
+    assert "delegate: XNNPACK,builtin" in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Delegate.__del__
+def test_a_tflite_delegate_that_is_not_there():
+    options = {"delegate": "libnone.so", "delegate.cores": "1"}
+    with pytest.raises(RuntimeUnavailableError, match=r"libnone\.so does not load here"):
+        runtimes.load("tflite", DATA / "remainder.tflite", options=options)
+
+
+def test_two_tflite_delegates_at_once():
+    options = {"delegate": "libnone.so,XNNPACK"}
+    with pytest.raises(CallerError, match="takes one delegate and 'builtin'"):
+        runtimes.load("tflite", DATA / "remainder.tflite", options=options)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(("edge", "dtype"), [("float16", "float16"), ("bfloat16", "float32")])
+def test_half_precision_at_the_edge(tmp_path, runtime, edge, dtype):
+    session = runtimes.load(runtime, write_square(tmp_path, edge))
+    assert [spec.dtype for spec in (*session.inputs, *session.outputs)] == [dtype, dtype]
+    (squares,) = session.run([np.array([[1.5, -2, 0]], dtype)])
+    assert squares.dtype == dtype
+    np.testing.assert_array_equal(squares, [[2.25, 4, 0]])
+    assert session.profile([np.ones((1, WIDTH), dtype)], 1)
+
+
+def test_bfloat16_is_rounded_to_the_nearest(tmp_path):
+    session = runtimes.load("onnxruntime", write_square(tmp_path, "bfloat16"))
+    # 1 + 1/256 lies between two numbers of 8 bits, and goes to the even one.
+    (squares,) = session.run([np.array([[1 + 1 / 256, np.inf, np.nan]], np.float32)])
+    np.testing.assert_array_equal(squares, [[1, np.inf, np.nan]])
+    (nothing,) = session.run([np.ones((0, WIDTH), np.float32)])
+    assert nothing.shape == (0, WIDTH)
+
+
+def test_the_form_of_onnxruntime_for_minimal_builds(tmp_path):
+    session = runtimes.load("onnxruntime", write_ort(tmp_path))
+    assert [spec.name for spec in session.inputs] == ["zeta", "alpha"]
+    total, _ = session.run([ones(2, WIDTH), ones(2, WIDTH)])
+    np.testing.assert_array_equal(total, 2 * ones(2, WIDTH))
+
+
+def test_the_small_tflite_files_are_what_makes_them():
+    from support.tflite_small import FILES
+
+    assert {name: (DATA / name).read_bytes() for name in FILES} == {
+        name: make() for name, make in FILES.items()
+    }
+
+
 def test_an_operator_that_the_build_lacks(tmp_path):
-    path = write_tflite(tmp_path, None)
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    path = write_model("tflite", tmp_path)
     model = schema.ModelT.InitFromPackedBuf(bytearray(path.read_bytes()))
     model.operatorCodes[0].builtinCode = schema.BuiltinOperator.CUSTOM
     model.operatorCodes[0].deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
@@ -218,6 +321,26 @@ def test_importing_the_package_costs_no_runtime_and_no_numpy():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_tensorflow_is_the_last_resort(tmp_path, monkeypatch):
+    version = runtimes.importlib.metadata.version
+
+    def without_the_small_ones(distribution):
+        if distribution in ("ai-edge-litert", "tflite-runtime"):
+            raise runtimes.importlib.metadata.PackageNotFoundError(distribution)
+        return version(distribution)
+
+    monkeypatch.setattr(runtimes.importlib.metadata, "version", without_the_small_ones)
+    assert runtimes.available()["tflite"].distribution.startswith("tensorflow")
+    session = runtimes.load("tflite", write_model("tflite", tmp_path))
+    test_arrays_and_results_are_by_position(session)
+    test_results_outlive_the_next_run(session)
+    test_a_free_batch_may_change_from_run_to_run(session)
+    test_times_of_operators(session, "tflite")
+    assert session.provider == "XNNPACK"
+    test_a_tflite_delegate_that_leaves_nodes_to_the_cpu()
 
 
 @pytest.mark.slow

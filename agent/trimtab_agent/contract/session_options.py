@@ -174,7 +174,7 @@ def option_faults(runtime: RuntimeName, options: Mapping[str, Option]) -> list[s
                 f"{runtime} does not know the option {name!r} here; options it takes: {takes}"
             )
         elif not _fits(known[name].kind, value):
-            faults.append(f"{runtime} option {name!r} takes a {known[name].kind}, got {value!r}")
+            faults.append(f"{runtime} option {name!r} takes one {known[name].kind}, got {value!r}")
     return faults
 
 

@@ -43,6 +43,7 @@ _CANDIDATES: dict[str, tuple[_Candidate, ...]] = {
     "onnxruntime": (
         _Candidate("onnxruntime", "onnxruntime"),
         _Candidate("onnxruntime", "onnxruntime-gpu"),
+        _Candidate("onnxruntime", "onnxruntime-qnn"),
     ),
     "openvino": (_Candidate("openvino", "openvino"),),
 }

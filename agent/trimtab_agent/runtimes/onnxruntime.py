@@ -100,7 +100,8 @@ class _Opener:
         self, path: Path, profile: str | None, config: Mapping[str, str] | None = None
     ) -> Foreign:
         providers = [
-            (name, provider_options(name, self.options, self.cache_dir)) for name in self.wish.names
+            (name, provider_options(name, self.options, self.path, self.cache_dir))
+            for name in self.wish.names
         ]
         try:
             session = self.module.InferenceSession(

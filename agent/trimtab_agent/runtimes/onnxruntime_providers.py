@@ -8,6 +8,7 @@ is not named runs nothing.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from trimtab_agent.errors import RuntimeUnavailableError
 from trimtab_agent.runtimes.base import Foreign, Option
 
 NO_FALLBACK = "session.disable_cpu_ep_fallback"
+_TENSORRT = "TensorrtExecutionProvider"
 _CONTEXT_PROVIDER = "QNNExecutionProvider"
 
 
@@ -110,13 +112,14 @@ def how_to_allow_cpu(wish: ProviderWish) -> str:
 
 
 def provider_options(
-    name: str, options: Mapping[str, Option], cache_dir: Path | None
+    name: str, options: Mapping[str, Option], model: Path, cache_dir: Path | None
 ) -> dict[str, str]:
     """Returns a provider's own options as ONNX Runtime takes them.
 
     Args:
         name: The provider.
         options: The manifest's; those behind `provider.` that this provider knows are taken.
+        model: The file, which decides on options that must suit it.
         cache_dir: Where compiled models are kept on this device; None to keep none.
     """
     given = {
@@ -124,11 +127,13 @@ def provider_options(
         for key in PROVIDERS[name]
         if f"{PROVIDER}.{key}" in options
     }
+    if name == _TENSORRT and "trt_int8_enable" not in given and _is_quantized(model):
+        given["trt_int8_enable"] = "1"  # without it, TensorRT refuses a graph that is quantized
     if cache_dir is None:
         return given
     # TensorRT names its files by the graph, its own version and the GPU's; so they never mix.
     cached = {
-        "TensorrtExecutionProvider": {
+        _TENSORRT: {
             "trt_engine_cache_enable": "1",
             "trt_engine_cache_path": str(cache_dir),
             "trt_timing_cache_enable": "1",
@@ -147,6 +152,15 @@ def context_path(wish: ProviderWish, cache_dir: Path | None) -> Path | None:
     if cache_dir is None or _CONTEXT_PROVIDER not in wish.accelerators:
         return None
     return cache_dir / "context.onnx"
+
+
+def _is_quantized(model: Path) -> bool:
+    """Says whether activations are quantized: the operator's name stands in the file as it is.
+
+    Weights alone take DequantizeLinear, which has no capital Q.
+    """
+    with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(b"QuantizeLinear") >= 0
 
 
 def text(value: Option) -> str:
