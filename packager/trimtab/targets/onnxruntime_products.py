@@ -93,7 +93,7 @@ def use_block_kernel(graph: ir.Graph, found: Product) -> None:
     stem = str(found.node.outputs[0].name)
     operands: list[ir.Value | None] = [
         found.node.inputs[0],
-        add_initializer(graph, f"{stem}_codes", packed),
+        found.weight.add_codes(graph, f"{stem}_codes", packed),
         add_initializer(graph, f"{stem}_scales", scales),
         None,
     ]
@@ -131,7 +131,7 @@ def use_integer_kernel(graph: ir.Graph, found: Product, rounded: dict[ir.Value, 
     zeros = found.zero_points[:, 0].astype(signed)
     operands = [
         codes,
-        add_initializer(graph, f"{stem}_codes", found.codes.T.astype(signed)),
+        found.weight.add_codes(graph, f"{stem}_codes", found.codes.T.astype(signed)),
         zero,
         add_initializer(graph, f"{stem}_zero_points", zeros),
     ]

@@ -43,7 +43,7 @@ def use_lstm_kernel(
         directions, rows, _ = _sizes(weight)
         codes = weight.codes.reshape(directions, rows, -1).transpose(0, 2, 1)
         kind = np.int8 if weight.codes.min() < 0 else np.uint8
-        inputs[index] = add_initializer(graph, f"{stem}_{letter}", codes.astype(kind))
+        inputs[index] = weight.add_codes(graph, f"{stem}_{letter}", codes.astype(kind))
         scales, zeros = (
             np.broadcast_to(array.reshape(-1), (directions * rows,)).reshape(directions, rows)
             for array in (weight.scales, weight.zero_points)

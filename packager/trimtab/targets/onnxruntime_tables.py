@@ -39,7 +39,7 @@ def use_table_kernel(graph: ir.Graph, node: ir.Node, weight: StoredWeight) -> No
     scales = np.ascontiguousarray(np.broadcast_to(weight.scales, (rows, width // block)))
     stem = str(node.outputs[0].name)
     operands = [
-        add_initializer(graph, f"{stem}_codes", _packed(weight, weight.codes)),
+        weight.add_codes(graph, f"{stem}_codes", _packed(weight, weight.codes)),
         node.inputs[1],
         add_initializer(graph, f"{stem}_scales", scales),
         add_initializer(graph, f"{stem}_zero_points", _packed(weight, zeros)),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from trimtab.graph.access import Array, attribute, constant, only_consumer
+from trimtab.graph.access import Array, add_initializer, attribute, constant, only_consumer
 from trimtab.graph.precision import may_round_activations
 
 _INTEGER_LAYERS = frozenset({"Conv", "MatMul", "Gemm", "Add", "Mul", "Concat", "Where"})
@@ -52,6 +52,14 @@ class StoredWeight:
     def readers(self) -> tuple[tuple[ir.Node, int], ...]:
         """Nodes that read the weight, each with the position of its input."""
         return tuple((use.node, use.idx) for use in self.value.uses())
+
+    def add_codes(self, graph: ir.Graph, name: str, codes: Array) -> ir.Value:
+        """Registers codes in another layout; they keep what is known of the stored ones."""
+        value = add_initializer(graph, name, codes)
+        source = self.node.inputs[0]
+        assert source is not None, "a stored weight has codes"
+        value.metadata_props.update(source.metadata_props)
+        return value
 
     @property
     def is_symmetric(self) -> bool:
