@@ -2,52 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trimtab.cli.options import Data, ForbidHarm, Json, Profile, Seed, TaskName, parse_targets
-from trimtab.cli.output import print_json, print_table
+from trimtab.cli.output import print_json
 from trimtab.cli.progress import Log, progress
 
 if TYPE_CHECKING:
     from trimtab.compress.recipe import Recipe
-    from trimtab.workflow.compressed import Compressed
+    from trimtab.workflow.frugal_trials import Search
+    from trimtab.workflow.job import Job, Outcome
     from trimtab.workflow.source import Source
-    from trimtab.workflow.standing import Standing
     from trimtab_agent.contract.profile import Profile as Hardware
 
 
+class _Goal(StrEnum):
+    """What `--max-drop` makes least."""
+
+    size = "size"
+    time = "time"
+
+
+_Model = Annotated[Path, typer.Argument(help="An .onnx or .keras file.")]
+_Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")]
+_RecipeFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Recipe file (YAML). Without one, and without a preset: int8 quantization if "
+        "there is data, else the model as it is."
+    ),
+]
+_Preset = Annotated[
+    str | None,
+    typer.Option(
+        help="Instead of a recipe: low, medium, high or extreme, to aim at 2, 4, 8 or 16 times "
+        "fewer bytes on the wire, or deep_compression."
+    ),
+]
+_MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        help="Instead of a recipe: the most frugal numeric form that loses at most so many "
+        "points of a hundred. Needs data; trains nothing."
+    ),
+]
+_GoalName = Annotated[_Goal, typer.Option(help="What --max-drop makes least, on each target.")]
+_Target = Annotated[
+    str | None,
+    typer.Option(
+        help="Comma-separated: tflite, onnxruntime, openvino. "
+        "By default all that the profile permits."
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wish:
+    """What is to become of the model; at most one of the first three is given."""
+
+    recipe: Path | None
+    preset: str | None
+    max_drop: float | None
+    goal: _Goal
+    forbid_harm: bool
+
+
 def command(
-    model: Annotated[Path, typer.Argument(help="An .onnx or .keras file.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")],
-    recipe: Annotated[
-        Path | None,
-        typer.Option(
-            help="Recipe file (YAML). Without one, and without a preset: int8 quantization if "
-            "there is data, else the model as it is."
-        ),
-    ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            help="Instead of a recipe: low, medium, high or extreme, to aim at 2, 4, 8 or 16 times "
-            "fewer bytes on the wire, or deep_compression."
-        ),
-    ] = None,
+    model: _Model,
+    output: _Output,
+    recipe: _RecipeFile = None,
+    preset: _Preset = None,
+    max_drop: _MaxDrop = None,
+    goal: _GoalName = _Goal.size,
     data: Data = None,
     task: TaskName = None,
     profile: Profile = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            help="Comma-separated: tflite, onnxruntime, openvino. "
-            "By default all that the profile permits."
-        ),
-    ] = None,
+    target: _Target = None,
     forbid_harm: ForbidHarm = False,
     seed: Seed = 0,
     json: Json = False,
@@ -61,12 +96,14 @@ def command(
     Example: trimtab compress watch.keras --data watch.npz --recipe small.yaml -o small
     """
     from trimtab.hardware import detect_profile, load_profile
-    from trimtab.workflow.job import Job, check_writable, compress
+    from trimtab.workflow.job import Job, check_writable
     from trimtab.workflow.source import load_source
 
-    if preset is not None:
-        _check_alone(preset, recipe)
-    steps = _read_recipe(recipe, has_data=data is not None)
+    wish = _Wish(
+        recipe=recipe, preset=preset, max_drop=max_drop, goal=goal, forbid_harm=forbid_harm
+    )
+    _check(wish, has_data=data is not None)
+    steps = _read_recipe(wish, has_data=data is not None)
     chosen = detect_profile() if profile is None else load_profile(profile)
     targets = parse_targets(target, tuple(runtime.name for runtime in chosen.runtimes))
     check_writable(output)
@@ -74,43 +111,61 @@ def command(
         source = load_source(model, data, task)
         if preset is not None:
             steps = _pick(preset, source, chosen, log)
-        if forbid_harm:
-            from trimtab.compress.recipe import Constraints
-
-            steps = replace(steps, constraints=Constraints(forbid_harm=True))
         job = Job(
             source=source,
             data=data,
             profile=chosen,
-            recipe=steps,
+            recipe=_constrained(steps, wish),
             targets=targets,
             seed=seed,
             output=output,
         )
-        outcome = compress(job, log=log)
-    if json:
-        print_json(outcome.results)
-    else:
-        _print(outcome.results, output)
-    for runtime, error in outcome.refused.items():
-        typer.echo(f"trimtab: error: there is no {runtime} file: {error}", err=True)
-    if outcome.interrupted:
-        left = ", ".join(outcome.results[0].left_out)
-        typer.echo(f"interrupted; not done: {left}. The same command again goes on", err=True)
-        raise typer.Exit(130)
-    if outcome.refused:
-        raise typer.Exit(max(error.exit_code for error in outcome.refused.values()))
+        search, outcome = _run(job, wish, log)
+    _show(search, outcome, output, as_json=json)
+    _leave(outcome)
 
 
-def _check_alone(preset: str, recipe: Path | None) -> None:
-    """Refuses a preset that is unknown or not alone, before the model is loaded."""
+def _check(wish: _Wish, *, has_data: bool) -> None:
+    """Refuses wishes that exclude each other or mean nothing, before the model is loaded."""
     from trimtab.compress.presets import PRESETS
+    from trimtab.errors import DataError, RecipeError
+
+    given = {"--recipe": wish.recipe, "--preset": wish.preset, "--max-drop": wish.max_drop}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise RecipeError(f"{' and '.join(names)} exclude each other: give one of them")
+    if wish.preset is not None and wish.preset not in PRESETS:
+        raise RecipeError(f"--preset: unknown preset {wish.preset!r}; known: {', '.join(PRESETS)}")
+    if wish.max_drop is None:
+        if wish.goal is not _Goal.size:
+            raise RecipeError(f"--goal {wish.goal} says what --max-drop makes least: give that too")
+        return
+    if not 0 <= wish.max_drop <= 100:
+        raise RecipeError(
+            f"--max-drop: {wish.max_drop:g} is no number of points; give one from 0 to 100, "
+            "such as 1 for one point of a hundred"
+        )
+    if not has_data:
+        raise DataError(
+            "--max-drop: accuracy cannot be checked without data; give a data file with --data "
+            "(labels are not needed)"
+        )
+
+
+def _read_recipe(wish: _Wish, *, has_data: bool) -> Recipe:
+    from trimtab.compress.recipe import parse_recipe
     from trimtab.errors import RecipeError
 
-    if recipe is not None:
-        raise RecipeError("--recipe and --preset exclude each other: give one of them")
-    if preset not in PRESETS:
-        raise RecipeError(f"--preset: unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+    if wish.recipe is None:
+        quantized = has_data and wish.max_drop is None
+        return parse_recipe(
+            {"steps": [{"quantize_int8": {}}] if quantized else []}, "default recipe"
+        )
+    try:
+        text = wish.recipe.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{wish.recipe} cannot be read: {error}") from error
+    return parse_recipe(text, str(wish.recipe))
 
 
 def _pick(name: str, source: Source, profile: Hardware, log: Log) -> Recipe:
@@ -124,111 +179,45 @@ def _pick(name: str, source: Source, profile: Hardware, log: Log) -> Recipe:
     return recipe
 
 
-def _read_recipe(path: Path | None, *, has_data: bool) -> Recipe:
-    from trimtab.compress.recipe import parse_recipe
-    from trimtab.errors import RecipeError
+def _constrained(recipe: Recipe, wish: _Wish) -> Recipe:
+    from trimtab.compress.recipe import Constraints
 
-    if path is None:
-        return parse_recipe(
-            {"steps": [{"quantize_int8": {}}] if has_data else []}, "default recipe"
-        )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} cannot be read: {error}") from error
-    return parse_recipe(text, str(path))
+    if not wish.forbid_harm:
+        return recipe
+    return replace(recipe, constraints=Constraints(forbid_harm=True))
 
 
-def _print(results: Sequence[Compressed], output: Path) -> None:
-    if results and results[0].steps:
-        typer.echo("what each step did, in ONNX Runtime on this machine:")
-        _print_steps(results[0])
-    print_table(
-        (
-            "folder",
-            "wire bytes",
-            "file bytes",
-            "weight bytes",
-            "MACs left",
-            "figure",
-            "value",
-            "original",
-            "agreement",
-        ),
-        (
-            (
-                output / result.target,
-                f"{result.wire_bytes:,}",
-                f"{result.file_bytes:,}",
-                f"{result.weight_bytes:,}",
-                f"{result.counts.macs_share:.1%}",
-                *_accuracy(result),
-            )
-            for result in results
-        ),
-    )
-    if results and results[0].evaluation is None:
-        typer.echo("accuracy was not checked: there is no data (--data)")
-    for result in results:
-        _print_harm(result)
+def _run(job: Job, wish: _Wish, log: Log) -> tuple[Search | None, Outcome]:
+    if wish.max_drop is None:
+        from trimtab.workflow.job import compress
+
+        return None, compress(job, log=log)
+    from trimtab.workflow.max_drop import compress_within
+
+    return compress_within(job, max_drop=wish.max_drop / 100, goal=wish.goal.value, log=log)
 
 
-def _print_steps(result: Compressed) -> None:
-    """Prints how the model stood at the start and after each step."""
-    rows: list[tuple[str, Standing, float | None]]
-    rows = [("original", result.steps[0].before, None)]
-    rows += [(step.technique, step.after, step.duration_s) for step in result.steps]
-    print_table(
-        (
-            "step",
-            "wire",
-            "file",
-            "weights",
-            "peak memory",
-            "MACs",
-            "not zero",
-            result.steps[0].before.metric or "figure",
-            "agreement",
-            "latency",
-            "took",
-        ),
-        (_step_cells(name, standing, took) for name, standing, took in rows),
-    )
+def _show(search: Search | None, outcome: Outcome, output: Path, *, as_json: bool) -> None:
+    from trimtab.cli.compress_output import print_results, print_search
+
+    if search is None and as_json:
+        print_json(outcome.results)
+    elif as_json:
+        print_json({"search": search, "results": outcome.results})
+    else:
+        if search is not None:
+            print_search(search, outcome.results)
+        print_results(outcome.results, output)
 
 
-def _step_cells(name: str, standing: Standing, duration_s: float | None) -> tuple[str, ...]:
-    from trimtab.cli.progress import format_time
-    from trimtab.search.units import ABSENT, show_bytes, show_us
-
-    sizes = (
-        standing.wire_bytes,
-        standing.file_bytes,
-        standing.weight_bytes,
-        standing.peak_memory_bytes,
-    )
-    return (
-        name,
-        *(show_bytes(size) for size in sizes),
-        f"{standing.macs:,}",
-        f"{standing.nonzero_parameters:,}",
-        ABSENT if standing.value is None else f"{standing.value:.4f}",
-        ABSENT if standing.agreement is None else f"{standing.agreement:.4f}",
-        show_us(standing.latency_us),
-        "" if duration_s is None else format_time(duration_s),
-    )
-
-
-def _accuracy(result: Compressed) -> tuple[str, ...]:
-    figures = result.evaluation
-    if figures is None:
-        return ("not checked",) * 4
-    values = (figures.value, figures.reference, figures.agreement)
-    return (figures.metric or "none", *("none" if v is None else f"{v:.4f}" for v in values))
-
-
-def _print_harm(result: Compressed) -> None:
-    from trimtab.evaluate.harm import describe
-
-    harmed = result.evaluation.harmed if result.evaluation is not None else None
-    for effect in harmed or ():
-        typer.echo(f"{result.target} loses more than elsewhere on {describe(effect)}")
+def _leave(outcome: Outcome) -> None:
+    """Says what is missing, and exits with the code that tells of it."""
+    for runtime, error in outcome.refused.items():
+        typer.echo(f"trimtab: error: there is no {runtime} file: {error}", err=True)
+    if outcome.interrupted:
+        left = ", ".join(outcome.results[0].left_out)
+        rest = f"; not done: {left}. The same command again goes on" if left else ""
+        typer.echo(f"interrupted{rest}", err=True)
+        raise typer.Exit(130)
+    if outcome.refused:
+        raise typer.Exit(max(error.exit_code for error in outcome.refused.values()))

@@ -148,7 +148,7 @@ def _check_untrained(name: str, obstacle: str) -> None:
 
 def _untrained(model: ir.Model, profile: Profile, *, has_data: bool) -> list[Steps]:
     """Gives the ladder where nothing can be trained."""
-    first = _quantization(model, profile) if has_data else [{"quantize_weights": {"bits": 8}}]
+    first = quantization(model, profile) if has_data else [{"quantize_weights": {"bits": 8}}]
     shared = (_one_shot(0.0, values) for values in (64, 32, 24, 16))
     pruned = (_one_shot(sparsity, 16) for sparsity in (0.1, 0.2, 0.3, 0.4))
     return [first, *shared, *pruned, *(_one_shot(sparsity, 12) for sparsity in (0.4, 0.5))]
@@ -161,7 +161,7 @@ def _one_shot(sparsity: float, values: int) -> Steps:
 
 def _trained(name: str, model: ir.Model, profile: Profile) -> list[Steps]:
     """Gives the ladder where there is data to train on."""
-    last = _quantization(model, profile)
+    last = quantization(model, profile)
     if name == "deep_compression":
         return [[_prune(0.8, 4), _share(16), *_per_tensor(last)]]
     if name == "extreme":
@@ -193,7 +193,7 @@ def _fewer_channels(model: ir.Model) -> Steps:
     return [{"prune_channels": {"macs": 0.5}}, {"fine_tune": {"epochs": 3}}]
 
 
-def _quantization(model: ir.Model, profile: Profile) -> Steps:
+def quantization(model: ir.Model, profile: Profile) -> Steps:
     """Gives the last steps: int8 where the device and the model run it, and the rest in 8 bits."""
     weights = find_weights(model, tables=True)
     total = sum(weight.array.size for weight in weights)
