@@ -21,7 +21,7 @@ from trimtab.compress.affine import WEIGHT_MAX, weight_scales
 from trimtab.compress.placement import KERNEL_OPERATORS
 from trimtab.compress.quantize_weights import BITS_KEY
 from trimtab.compress.weight_grid import fit
-from trimtab.engine.learned_scales import LEARNED_KEY, highest_code, learn
+from trimtab.engine.learned_scales import highest_code, learn
 from trimtab.graph.access import (
     add_initializer,
     attribute,
@@ -29,7 +29,7 @@ from trimtab.graph.access import (
     held,
     replace_value,
 )
-from trimtab.graph.dequantize import stored_floats
+from trimtab.graph.dequantize import weight_floats
 
 Array = NDArray[Any]
 Bits = Literal[8, 4]
@@ -114,12 +114,6 @@ def train_form(
     return result
 
 
-def is_learned(pair: ir.Node) -> bool:
-    """Says whether a QuantizeLinear or DequantizeLinear has a scale that is trained."""
-    scale = pair.inputs[1] if len(pair.inputs) > 1 else None
-    return scale is not None and LEARNED_KEY in scale.metadata_props
-
-
 def _indices(node: ir.Node) -> tuple[int, ...]:
     if node.op_type in KERNEL_OPERATORS:
         return (1,)
@@ -135,7 +129,7 @@ def _thaw_weight(
     """Feeds a layer from floats that are rounded; layers that share a weight share the pair."""
     to_real = _stored_before(place.value)
     source = original if original is not None else _rounded(to_real)
-    array = constant(original) if original is not None else stored_floats(place.value)
+    array = constant(original) if original is not None else weight_floats(place.value)
     if source is None or array is None:
         return
     grid = _grid(place.node, array, bits, to_real, one_for_all=_shares_values(source))
@@ -279,7 +273,7 @@ def _stores(node: ir.Node, kind: Any) -> bool:
 
 def _thaw_bias(to_real: ir.Node, graph: ir.Graph) -> None:
     """Turns a stored bias into floats."""
-    array, codes = stored_floats(to_real.outputs[0]), to_real.inputs[0]
+    array, codes = weight_floats(to_real.outputs[0]), to_real.inputs[0]
     assert array is not None
     assert codes is not None
     name = str(codes.name).removesuffix("_int32")

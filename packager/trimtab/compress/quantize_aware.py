@@ -22,6 +22,7 @@ from trimtab.compress.fine_tune import Training, train_towards_teacher
 from trimtab.compress.layer_patterns import matching_nodes
 from trimtab.compress.placement import quantized_groups
 from trimtab.compress.quantized_storage import stored_form
+from trimtab.engine.learned_scales import is_learned
 from trimtab.errors import DataError, ModelError, RecipeError
 from trimtab.graph.access import constant, infer_shapes
 from trimtab.graph.opset import raise_opset
@@ -103,7 +104,7 @@ def _train_form(model: ir.Model, step: QuantizeAware, context: Context) -> ir.Mo
             "to the step that quantizes, or put `dequantize: {}` before this step"
         )
     form = train_form(model, step.weight_bits)
-    if not _learns(form):
+    if not any(map(is_learned, form.graph.initializers.values())):
         raise ModelError(
             "quantize_aware: no layer of the quantized model has a weight or an activation that "
             "can be trained; put `dequantize: {}` before this step"
@@ -140,10 +141,3 @@ def _original(place: Place, before: Place, recurrent: list[ir.Node]) -> ir.Value
     is_stored = constant(place.value) is None and constant(before.value) is not None
     has_weight = constant(before.value) is not None
     return before.value if is_stored or (before.node in recurrent and has_weight) else None
-
-
-def _learns(form: ir.Model) -> bool:
-    from trimtab.engine.learned_scales import LEARNED_KEY
-
-    values = form.graph.initializers.values()
-    return any(LEARNED_KEY in value.metadata_props for value in values)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from trimtab.compress.affine import along_axis, quantize_bias, widen_for_bias
-from trimtab.compress.fake_quantized import Place, is_learned, is_recurrent, weight_places
+from trimtab.compress.fake_quantized import Place, is_recurrent, weight_places
 from trimtab.compress.quantize_weights import BITS_KEY
-from trimtab.engine.learned_scales import LEARNED_KEY, highest_code
+from trimtab.engine.learned_scales import LEARNED_KEY, highest_code, is_learned
 from trimtab.graph.access import add_initializer, attribute, constant, set_initializer
 
 Array = NDArray[Any]
@@ -44,7 +44,7 @@ def stored_form(trained: ir.Model) -> ir.Model:
 
 def _is_trained(place: Place) -> bool:
     pair = place.value.producer()
-    return pair is not None and pair.op_type == "DequantizeLinear" and is_learned(pair)
+    return pair is not None and pair.op_type == "DequantizeLinear" and is_learned(pair.inputs[1])
 
 
 def _widen(place: Place) -> None:

@@ -9,7 +9,7 @@ of itself. Zero points stay what they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,11 @@ def learn(scale: ir.Value) -> None:
     scale.metadata_props[LEARNED_KEY] = "scale"
 
 
+def is_learned(scale: ir.Value | None) -> bool:
+    """Says whether the scale is marked."""
+    return scale is not None and LEARNED_KEY in scale.metadata_props
+
+
 def highest_code(kind: Any) -> int:
     """Returns the largest code of a weight; the smallest is as far below zero."""
     import ml_dtypes
@@ -52,7 +57,7 @@ class LearnedScales:
         self._readers: dict[str, ir.Node] = {}
         for node in model.graph:
             scale = node.inputs[1] if node.op_type == "QuantizeLinear" else None
-            if scale is not None and LEARNED_KEY in scale.metadata_props:
+            if scale is not None and is_learned(scale):
                 self._readers.setdefault(str(scale.name), node)
         self._scales = {name: _Scale(node) for name, node in self._readers.items()}
 
@@ -83,9 +88,6 @@ class LearnedScales:
         """Writes the present scales into the graph."""
         for name, scale in self._scales.items():
             set_initializer(graph.initializers[name], scale.array())
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._scales)
 
 
 class _Scale:

@@ -51,9 +51,8 @@ def remove_step(model: ir.Model, node: ir.Node) -> None:
     """
     source = node.inputs[0]
     assert source is not None
-    stored = constant(source)
-    if stored is not None and node.op_type == "DequantizeLinear":
-        source = add_initializer(model.graph, f"{source.name}_float", _floats(node, stored))
+    if constant(source) is not None and node.op_type == "DequantizeLinear":
+        source = add_initializer(model.graph, f"{source.name}_float", stored_floats(node))
     identity = ir.node("Identity", [source])
     model.graph.insert_before(node, identity)
     replace_value(node.outputs[0], identity.outputs[0])
@@ -63,7 +62,7 @@ def remove_step(model: ir.Model, node: ir.Node) -> None:
     model.graph.remove(node, safe=True)
 
 
-def stored_floats(value: ir.Value) -> NDArray[np.float32] | None:
+def weight_floats(value: ir.Value) -> NDArray[np.float32] | None:
     """Returns the floats behind a weight that is stored in integers, or rounded when it is used.
 
     Args:
@@ -78,22 +77,23 @@ def stored_floats(value: ir.Value) -> NDArray[np.float32] | None:
     if node is None or source is None:
         return None
     if node.op_type == "Reshape":
-        array, shape = stored_floats(source), constant(node.inputs[1])
+        array, shape = weight_floats(source), constant(node.inputs[1])
         return None if array is None or shape is None else array.reshape(shape)
     if node.op_type != "DequantizeLinear":
         return None
     stored, to_codes = constant(source), source.producer()
     if stored is not None:
-        return _floats(node, stored) if constant(node.inputs[1]) is not None else None
+        return stored_floats(node) if constant(node.inputs[1]) is not None else None
     is_pair = to_codes is not None and to_codes.op_type == "QuantizeLinear"
     rounded = constant(to_codes.inputs[0]) if is_pair and to_codes else None
     return None if rounded is None else rounded.astype(np.float32)
 
 
-def _floats(node: ir.Node, stored: Array) -> NDArray[np.float32]:
-    """Returns `(q - zero_point) * scale` (ONNX operator DequantizeLinear)."""
-    scale = constant(node.inputs[1])
+def stored_floats(node: ir.Node) -> NDArray[np.float32]:
+    """Returns what a DequantizeLinear makes of a constant: `(q - zero_point) * scale`."""
+    stored, scale = constant(node.inputs[0]), constant(node.inputs[1])
     zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    assert stored is not None
     assert scale is not None
     floats = stored.astype(np.float32)
     if zero is not None:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from trimtab.engine.layout import Laid, laid, natural, onnx_order
-from trimtab.engine.learned_scales import highest_code
+from trimtab.engine.learned_scales import highest_code, is_learned
 from trimtab.engine.operators.fake_quantize import damping, fake_quantize
 from trimtab.engine.registry import Call, Weight, operator
 from trimtab.graph.access import constant
@@ -38,7 +38,7 @@ def quantize_linear(call: Call) -> Laid:
         steps, _, zero = _steps(call)
         rounded = tf.clip_by_value(tf.round(steps) + zero, low, high)
         return laid(tf.cast(rounded, kind))
-    if not call[1].is_constant:
+    if not call[1].is_constant and is_learned(call.node.inputs[1]):
         return _learned(call, low, high)
     if call[1].is_constant and call.array(1).size == 1 and kind.itemsize == 1 and high - low == 255:
         return _fake_quantized(call, low, high)
