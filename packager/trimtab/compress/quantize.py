@@ -297,6 +297,7 @@ def _replace_by_constant(
         add_initializer(graph, f"{old.name}_scale", scales),
         add_initializer(graph, f"{old.name}_zero_point", np.zeros(scales.shape, codes.dtype)),
     ]
+    operands[0].metadata_props.update(old.metadata_props)
     attributes = {} if axis is None else {"axis": axis}
     name = f"{operands[0].name}_dequantize"  # is free: layers may share a weight
     to_real = ir.node("DequantizeLinear", operands, attributes, name=name)
