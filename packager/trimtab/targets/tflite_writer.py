@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
-from trimtab.graph.count import count_model
-from trimtab.graph.precision import has_integer_activations
+from trimtab.targets.tflite_flatbuffer import constants, pack, type_name, unpack
+from trimtab.targets.tflite_weights import store_weights
 from trimtab.targets.writing import WriteRequest, Written
 
 
 def write(model: ir.Model, folder: Path, request: WriteRequest) -> Written:
-    """Writes a `.tflite` file through TensorFlow's converter; see `Writer`."""
+    """Writes a `.tflite` file through TensorFlow's converter; see `Writer`.
+
+    Weights are stored as the graph stores them, with the exceptions of `tflite_forms`.
+    """
     from trimtab.engine.lower import to_tflite
 
+    file = unpack(to_tflite(model))
+    store_weights(file, model)
     path = folder / f"{request.stem}.tflite"
-    path.write_bytes(to_tflite(model))
-    return Written(path=path, weight_bytes=_weight_bytes(model))
+    path.write_bytes(pack(file))
+    return Written(path=path, weight_bytes=_weight_bytes(file))
 
 
-def _weight_bytes(model: ir.Model) -> int:
-    """Returns what the weights take as the file stores them.
+def _weight_bytes(file: Any) -> int:
+    """Returns what weights and biases take in the file: constants that are floats, or quantized.
 
-    The converter keeps integer weights only where activations are integers too: in a graph with
-    weights alone quantized it writes them out as float32.
+    Others are shapes, axes and indices.
     """
-    count = count_model(model)
-    return count.weight_bytes if has_integer_activations(model) else count.parameters * 4
+    buffers = {
+        tensor.buffer
+        for graph in file.subgraphs
+        for _, tensor in constants(file, graph)
+        if type_name(tensor).startswith(("float", "bfloat")) or _is_quantized(tensor)
+    }
+    return sum(len(file.buffers[number].data) for number in buffers)
+
+
+def _is_quantized(tensor: Any) -> bool:
+    grid = tensor.quantization
+    return grid is not None and (bool(grid.detailsType) or grid.scale is not None)
