@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import textwrap
 
+import msgspec
 import pytest
 
 from support.models import write_golden, write_model
 from support.sysfs import INA226, write_tree
-from trimtab_agent.bench import Plan, check_golden, measure
+from trimtab_agent.bench import Plan, check_golden, measure, time_operators
 from trimtab_agent.bench.process import describe_exit, run_child
 from trimtab_agent.bench.protocol import Request
 from trimtab_agent.contract.manifest import Golden, RuntimeSpec
@@ -43,6 +44,43 @@ def test_measures_a_model(tmp_path, runtime):
     assert found.energy.level == "none"
     assert found.energy.net_mj is None
     assert "no RAPL" in (found.energy.reason or "")
+
+
+@pytest.mark.parametrize("runtime", ["tflite", "onnxruntime", "openvino"])
+def test_times_operators(tmp_path, runtime):
+    model, samples = write_model(runtime, tmp_path), write_golden(tmp_path / "golden.npz")
+    found = time_operators(spec(runtime), model, samples, plan=BRIEF)
+    if runtime == "tflite":
+        assert found is None
+        return
+    assert {each.calls for each in found} == {BRIEF.operator_runs}
+    assert "Add" in {each.operator for each in found}
+
+
+def test_a_model_that_must_be_compiled_gets_more_time():
+    plan = Plan(warmup_limit_s=0, duration_s=0, limit_s=0, idle_s=0, energy_s=0, grace_s=0.2)
+    plan = msgspec.structs.replace(plan, compile_s=60)
+    slow = child("import time; time.sleep(0.5); raise SystemExit(3)")
+    wish = spec("onnxruntime", options={"provider": "TensorrtExecutionProvider"})
+    with pytest.raises(MeasurementError, match="exit code 3"):
+        run_child(request(plan=plan, runtime=wish), command=slow)
+
+
+def test_the_folder_for_what_is_compiled_reaches_the_runtime(tmp_path):
+    code = """
+        from trimtab_agent import runtimes
+        from trimtab_agent.bench import child
+        def load(*arguments, cache_dir, **options):
+            assert str(cache_dir) == "/var/compiled", cache_dir
+            return runtimes.load(*arguments, **options)
+        child.load = load
+        child.main()
+    """
+    model, samples = write_model("tflite", tmp_path), write_golden(tmp_path / "golden.npz")
+    entry = Golden(path="golden.npz", count=4, max_abs_error=1e-6)
+    paths = {"model_path": str(model), "golden_path": str(samples), "cache_dir": "/var/compiled"}
+    reply = run_child(request(mode="golden", golden=entry, **paths), command=child(code))
+    assert reply.golden is not None
 
 
 def test_measures_energy_where_there_is_a_sensor(tmp_path):

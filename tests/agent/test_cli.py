@@ -17,7 +17,9 @@ from support.host import Host, real_package, write_config
 from trimtab_agent import __version__
 from trimtab_agent.cli import exit_code
 from trimtab_agent.contract import topics
+from trimtab_agent.contract.measurement import OperatorTime
 from trimtab_agent.link import BrokerUrl
+from trimtab_agent.output import _operator_table
 
 LINKS = ("current", "previous")
 AGENT = [sys.executable, "-m", "trimtab_agent.cli"]
@@ -104,6 +106,18 @@ def test_one_update_from_the_assignment_to_the_acknowledged_report(host, config,
     status = json.loads(run("status", "--config", config, "--json").stdout)
     assert (status["active"], status["counter"], status["outbox"]) == (target, 1, 0)
     assert "active          model-1.json" in run("status", "--config", config).stdout
+    check_bench(config, target)
+
+
+def check_bench(config, target):
+    """Measures the active model again: TFLite's Python has no profiler, and it is said."""
+    found = json.loads(run("bench", "--config", config, "--json").stdout)["bench"]
+    assert (found["target"], found["operators"], found["operator_runs"]) == (target, None, None)
+    assert found["measurement"]["latency"]["count"] > 0
+    first, second = run("bench", "--config", config, "--operators").stdout.splitlines()
+    assert first.startswith("model-1.json: median latency")
+    assert "XNNPACK" in first
+    assert second == "tflite has no times of single operators for Python programs"
 
 
 @pytest.fixture
@@ -242,6 +256,25 @@ def test_the_status_of_a_device_that_never_ran(lonely_config):
     status = json.loads(run("status", "--config", lonely_config, "--json").stdout)
     assert (status["active"], status["counter"], status["outbox"]) == (None, None, 0)
     assert not (lonely_config.parent / "state").exists()
+
+
+def test_operators_in_a_table():
+    cost = {"operator": "Conv", "kernel": "CPUExecutionProvider", "calls": 20}
+    operators = (
+        OperatorTime(name="first", time_us=3000.0, **cost),
+        OperatorTime(name="second", time_us=1000.0, **{**cost, "kernel": None}),
+    )
+    assert list(_operator_table(operators, 20)) == [
+        "  us a run  share  calls  operator, kernel, name",
+        "     150.0  75.0%      1  Conv, CPUExecutionProvider, first",
+        "      50.0  25.0%      1  Conv, not told, second",
+    ]
+
+
+def test_nothing_to_bench(lonely_config):
+    done = run("bench", "--config", lonely_config)
+    assert done.returncode == 2
+    assert "nothing is active on dev-1: assign a package to it first" in done.stderr
 
 
 def test_help_and_version_need_none_of_the_heavy_libraries():

@@ -285,7 +285,7 @@ def test_the_form_of_onnxruntime_for_minimal_builds(tmp_path):
     np.testing.assert_array_equal(total, 2 * ones(2, WIDTH))
 
 
-def test_the_small_tflite_files_are_what_makes_them():
+def test_the_small_files_are_what_makes_them():
     from support.tflite_small import FILES
 
     assert {name: (DATA / name).read_bytes() for name in FILES} == {

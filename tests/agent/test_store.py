@@ -113,6 +113,20 @@ def test_garbage_is_collected_but_current_and_previous_stay(store, tmp_path):
     assert litter(root) == []
 
 
+def test_what_was_compiled_goes_with_its_version(store, tmp_path):
+    old, new, newest = (activate(store, small_package(str(n))) for n in range(3))
+    root = tmp_path / "packages"
+    for version in (old, new, newest):
+        assert not version.compiled.exists()
+        (version.compiled / "onnxruntime-1").mkdir(parents=True)
+        (version.compiled / "onnxruntime-1" / "model.engine").write_bytes(b"x")
+    store.collect_garbage()
+    assert {path.name for path in (root / "compiled").iterdir()} == {new.sha256, newest.sha256}
+    assert sorted(path.name for path in newest.path.iterdir()) == [
+        "golden.npz", "manifest.json", "model",
+    ]  # fmt: skip
+
+
 def test_clearing_staging_keeps_the_chunks_of_a_transfer(store, tmp_path):
     package = small_package()
     load(store, package)

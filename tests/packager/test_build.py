@@ -103,6 +103,11 @@ def test_any_file_comes_back(data, limit, tmp_path_factory):
         ({"name": "Demo One"}, FormatError, r"manifest of Demo One-1 cannot be read.*\$\.name"),
         ({"version": ""}, FormatError, r"\$\.version"),
         (
+            {"runtime": RuntimeSpec(name="tflite", model=MODEL, options={"turbo": 1})},
+            CallerError,
+            "cannot carry its session options: tflite does not know the option 'turbo'",
+        ),
+        (
             {"runtime": RuntimeSpec(name="tflite", model="other.tflite")},
             FormatError,
             "model 'other.tflite' is not among the files",

@@ -44,6 +44,19 @@ BAD = {
     ),
     "another id": (GOOD.replace("id: board", "id: plank"), r"id is 'plank'.* - at `\$.id`"),
     "half a channel": (GOOD.replace("value: 8", "value: 8.5"), r"no whole number - at `\$.channel"),
+    "unknown option": (
+        GOOD.replace("32]}", "32], options: {turbo: 1}}"),
+        r"tflite does not know the option 'turbo'.* - at `\$.runtimes\[0\].options`",
+    ),
+    "option of another type": (
+        GOOD.replace("tflite", "onnxruntime").replace("32]}", "32], options: {provider: 1}}"),
+        r"option 'provider' takes one text, got 1 - at `\$.runtimes\[0\].options`",
+    ),
+    "unknown provider": (
+        GOOD.replace("tflite", "onnxruntime").replace("32]}", "32], options: {provider: GPU}}"),
+        r"provider 'GPU' is none of CPUExecutionProvider, CUDA.* - at `\$.runtimes\[0\].options`",
+    ),
+    "option in a list": (GOOD.replace("32]}", "32], options: {delegate: [a]}}"), r"got `array`"),
     "no YAML": ("{[", "malformed"),
     "no mapping": ("- 1\n", r"Expected `object`, got `array`"),
 }
@@ -71,7 +84,7 @@ def figures(value: object) -> list[Figure]:
 def test_the_profiles_that_are_promised_are_there():
     assert set(list_profiles()) >= {
         "generic-x86-64", "generic-aarch64", "raspberry-pi-4b", "raspberry-pi-5",
-        "raspberry-pi-zero-2w", "jetson-orin-nano",
+        "raspberry-pi-zero-2w", "jetson-orin-nano", "android-arm64",
     }  # fmt: skip
 
 
@@ -83,6 +96,14 @@ def test_bad_profile(tmp_path, name):
     with pytest.raises(ProfileError, match=message) as caught:
         load_profile(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_board_with_an_accelerator_says_how_to_reach_it():
+    runtimes = {
+        runtime.name: runtime.options for runtime in load_profile("jetson-orin-nano").runtimes
+    }
+    assert runtimes["onnxruntime"]["provider"] == "TensorrtExecutionProvider,CUDAExecutionProvider"
+    assert runtimes["tflite"] == {}
 
 
 def test_a_profile_of_ones_own(tmp_path):
@@ -112,7 +133,7 @@ def test_unknown_name_gets_the_nearest_and_the_list():
 
 
 def test_nothing_near():
-    with pytest.raises(ProfileError, match=r"unknown profile 'zzz': The profiles are generic-"):
+    with pytest.raises(ProfileError, match=r"unknown profile 'zzz': The profiles are android-"):
         load_profile("zzz")
 
 
