@@ -9,8 +9,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from support.graphs import GRAPHS, GraphBuilder
+from support.graphs import GRAPHS
 from support.techniques import context, small_dataset
+from support.touchy_graphs import touchy
 from trimtab.compress.context import Context
 from trimtab.compress.mixed_precision import MixedPrecision, apply
 from trimtab.compress.quantize_weights import QuantizeWeights
@@ -18,7 +19,6 @@ from trimtab.compress.quantize_weights import apply as quantize_weights
 from trimtab.compress.validation import Validation
 from trimtab.compress.weights import find_weights
 from trimtab.errors import DataError, ModelError
-from trimtab.graph.access import set_initializer
 from trimtab.graph.save import weight_bytes
 from trimtab.hardware import load_profile
 from trimtab_agent.contract.profile import Profile, ProfileRuntime
@@ -37,17 +37,6 @@ def mixed(model: ir.Model, given: Context, **step: object) -> ir.Model:
 
 def forms(given: Context) -> dict[str, str]:
     return {line.layer: line.form for line in given.layer_forms}
-
-
-def touchy() -> ir.Model:
-    """Its last layer reads differences that are small beside its weights: few bits lose them."""
-    b = GraphBuilder(32)
-    x = b.op("Relu", b.dense("x", 32, 64))
-    model = b.build(b.dense(x, 64, 5))
-    last = [value for value in model.graph.initializers.values() if value.shape == [64, 5]][-1]
-    array = np.array(last.const_value.numpy())
-    set_initializer(last, (array + 40 * np.sign(array[:, :1])).astype(np.float32))
-    return model
 
 
 def without_int8() -> Profile:
