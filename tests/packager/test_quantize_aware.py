@@ -211,6 +211,33 @@ def test_stored_weights_without_pairs_are_a_start_too(bits: Any) -> None:
     assert {node.op_type for node in result.graph}.isdisjoint({"QuantizeLinear", "Reshape"})
 
 
+@pytest.mark.parametrize(
+    ("bits", "stored"), [(8, np.int8), (4, ml_dtypes.int4), (2, ml_dtypes.int4)]
+)
+def test_a_quantized_weight_keeps_its_bits(bits: Any, stored: Any) -> None:
+    model = clean(quant_graphs.residual())
+    surroundings = context(model, small_dataset(model))
+    first = quantize.apply(model, quantize.QuantizeInt8(keep_float=("Conv",)), surroundings)
+    start = quantize_weights(first, QuantizeWeights(bits=bits), surroundings)
+    result = apply(start, QuantizeAware(epochs=0), surroundings)
+    kinds = Counter(array.dtype for array in codes(result).values())
+    assert kinds[np.dtype(stored)] >= 3
+    if bits == 2:
+        x = samples(model, 16)
+        np.testing.assert_allclose(run_graph(start, x)[0], run_graph(result, x)[0], atol=1e-4)
+
+
+def test_permission_to_round_activations_goes_along() -> None:
+    model = clean(quant_graphs.residual())
+    surroundings = context(model, small_dataset(model))
+    start = quantize_weights(model, QuantizeWeights(), surroundings)
+    for place in weight_places(start.graph):
+        place.value.producer().metadata_props["trimtab.activations"] = "dynamic"
+    result = apply(start, QuantizeAware(epochs=0), surroundings)
+    for place in weight_places(result.graph):
+        assert place.value.producer().metadata_props["trimtab.activations"] == "dynamic"
+
+
 def test_four_bits_say_so() -> None:
     result = quantized(clean(quant_graphs.residual()), weight_bits=4)
     marks = {name: result.graph.initializers[name].metadata_props for name in codes(result)}

@@ -87,13 +87,15 @@ def is_recurrent(node: ir.Node) -> bool:
 
 
 def train_form(
-    quantized: ir.Model, bits: Bits, originals: Sequence[ir.Value | None] | None = None
+    quantized: ir.Model, bits: Bits | None, originals: Sequence[ir.Value | None] | None = None
 ) -> ir.Model:
     """Returns a copy of a quantized graph whose weights and scales can be trained.
 
     Args:
         quantized: A graph with QuantizeLinear/DequantizeLinear pairs or stored integers.
-        bits: Of the weights. Scales of weights in another number of bits are chosen anew.
+        bits: Of the weights. Scales of weights in another number of bits are chosen anew. None
+            for as many as each has; then those in 2 bits or 1, which are too coarse for this,
+            stay as they are.
         originals: For each of `weight_places`, in order, the initializer that holds the weight as
             it was before it was rounded, or None where the graph's own is taken. One of a layer
             that the graph leaves float is quantized too.
@@ -123,19 +125,22 @@ def _indices(node: ir.Node) -> tuple[int, ...]:
 def _thaw_weight(
     place: Place,
     original: ir.Value | None,
-    bits: Bits,
+    wished: Bits | None,
     pairs: dict[tuple[str, int | None], ir.Value],
 ) -> None:
     """Feeds a layer from floats that are rounded; layers that share a weight share the pair."""
     to_real = _stored_before(place.value)
     source = original if original is not None else _rounded(to_real)
     array = constant(original) if original is not None else weight_floats(place.value)
-    if source is None or array is None:
+    bits = wished or _present_bits(to_real)
+    if source is None or array is None or bits is None:
         return
     grid = _grid(place.node, array, bits, to_real, one_for_all=_shares_values(source))
     key = (str(source.name), grid.axis)
     if key not in pairs:
         pairs[key] = _pair(place, source, array, grid, bits)
+        if to_real is not None and (writer := pairs[key].producer()) is not None:
+            writer.metadata_props.update(to_real.metadata_props)
     place.node.replace_input_with(place.index, pairs[key])
 
 
@@ -152,6 +157,19 @@ def _rounded(to_real: ir.Node | None) -> ir.Value | None:
     codes = None if to_real is None else to_real.inputs[0]
     to_codes = None if codes is None else codes.producer()
     return codes if to_codes is None else to_codes.inputs[0]
+
+
+def _present_bits(to_real: ir.Node | None) -> Bits | None:
+    """Returns how many bits a stored weight has; None for fewer than 4."""
+    source = _rounded(to_real)
+    if to_real is None or source is None:
+        return 8
+    marked = source.metadata_props.get(BITS_KEY)
+    if marked is not None and int(marked) < 4:
+        return None
+    codes = to_real.inputs[0]
+    narrow = codes is not None and codes.dtype in (ir.DataType.INT4, ir.DataType.UINT4)
+    return 4 if narrow else 8
 
 
 def _shares_values(weight: ir.Value) -> bool:

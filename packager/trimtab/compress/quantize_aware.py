@@ -43,7 +43,8 @@ class QuantizeAware(Training, kw_only=True, frozen=True, forbid_unknown_fields=T
     Attributes:
         epochs: Passes over the training samples; 0 rounds and trains nothing.
         learning_rate: As for `fine_tune`, by default 0.0003.
-        weight_bits: Of the weights, 8 or 4; activations have 8.
+        weight_bits: Of the weights, 8 or 4; by default 8 of a float model, and as many as each has
+            of a quantized one. Activations have 8.
         calibration_samples: Samples to measure activation ranges on, at most 65,536; of a float
             model only.
         keep_float: Layers that stay float: names of nodes or weights, or operators, with `*` and
@@ -51,7 +52,7 @@ class QuantizeAware(Training, kw_only=True, frozen=True, forbid_unknown_fields=T
     """
 
     epochs: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5
-    weight_bits: Literal[8, 4] = 8
+    weight_bits: Literal[8, 4] | None = None
     calibration_samples: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
     keep_float: tuple[str, ...] = ()
 
@@ -85,7 +86,7 @@ def apply(model: ir.Model, step: QuantizeAware, context: Context) -> ir.Model:
 
     check_trainable(model, len(context.dataset.train))
     check_supported(model)
-    form = _train_form(raise_opset(model, _OPSETS[step.weight_bits]), step, context)
+    form = _train_form(raise_opset(model, _OPSETS[step.weight_bits or 8]), step, context)
     if step.epochs:
         try:
             train_towards_teacher(form, step, context)
@@ -133,7 +134,7 @@ def _from_float(model: ir.Model, step: QuantizeAware, context: Context) -> ir.Mo
             weight_places(quantized.graph), weight_places(typed.graph), strict=True
         )
     ]
-    return train_form(quantized, step.weight_bits, originals)
+    return train_form(quantized, step.weight_bits or 8, originals)
 
 
 def _original(place: Place, before: Place, recurrent: list[ir.Node]) -> ir.Value | None:
