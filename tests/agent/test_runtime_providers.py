@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 from support.fake_onnxruntime import CPU, FakeOnnxRuntime
 from support.models import write_model
 from trimtab_agent import runtimes
+from trimtab_agent.contract import session_options
 from trimtab_agent.contract.session_options import option_faults, wishes_accelerator
 from trimtab_agent.errors import CallerError, DeviceError, FormatError, RuntimeUnavailableError
-from trimtab_agent.runtimes import onnxruntime, openvino, tflite
+from trimtab_agent.runtimes import onnxruntime, onnxruntime_providers, openvino, tflite
 from trimtab_agent.runtimes.onnxruntime_profile import read_profile
 from trimtab_agent.runtimes.tflite_delegates import running
 
@@ -441,3 +443,40 @@ def test_an_option_that_no_runtime_would_miss_is_an_error(tmp_path):
             write_model("onnxruntime", tmp_path),
             options={"provider.trt_fp16_enable": True},
         )
+
+
+@pytest.fixture
+def azure(monkeypatch):
+    """A provider of the real wheel that runs no node of a common graph."""
+    name = "AzureExecutionProvider"
+    known = {**session_options.PROVIDERS, name: {}}
+    monkeypatch.setattr(session_options, "PROVIDERS", known)
+    monkeypatch.setattr(onnxruntime_providers, "PROVIDERS", known)
+    return name
+
+
+def test_the_real_runtime_refuses_to_leave_nodes_to_the_cpu(tmp_path, azure):
+    path = write_model("onnxruntime", tmp_path)
+    with pytest.raises(RuntimeUnavailableError, match=r"fallback to CPU EP has been.* disabled"):
+        runtimes.load("onnxruntime", path, options={"provider": azure})
+
+
+def test_the_real_runtime_shows_that_a_provider_took_nothing(tmp_path, azure):
+    path = write_model("onnxruntime", tmp_path)
+    session = runtimes.load("onnxruntime", path, options={"provider": f"{azure},{CPU}"})
+    with pytest.raises(RuntimeUnavailableError, match=f"{azure} .* took no node.* ran on {CPU}"):
+        session.run([*SAMPLE, *SAMPLE])
+
+
+def test_the_page_of_session_options_has_them_all():
+    page = (Path(__file__).parents[2] / "docs" / "formats" / "session-options.md").read_text()
+    known = {
+        **{name: what for own in session_options.OPTIONS.values() for name, what in own.items()},
+        **{
+            f"provider.{name}": what
+            for own in session_options.PROVIDERS.values()
+            for name, what in own.items()
+        },
+    }
+    for name, what in known.items():
+        assert f"| `{name}` | {what.kind} | {what.meaning} |" in page

@@ -40,7 +40,7 @@ _ONNXRUNTIME = {
     "session.disable_cpu_ep_fallback": Known("flag", "0 allows the CPU, as naming it does"),
     "session.intra_op.allow_spinning": Known("flag", "0 lets idle threads sleep: saves energy"),
     "session.qdq_matmulnbits_accuracy_level": Known(
-        "integer", "0 or 4: 8-bit activations; 1: none"
+        "integer", "4: activations in 8 bits; 1, or absent: float"
     ),
 }
 

@@ -113,6 +113,7 @@ def load(
         FormatError: The file is missing, or is no model that this runtime can load.
         RuntimeUnavailableError: The runtime is not on this machine, or cannot run the file where
             `options` want it; it never falls back to the CPU (docs/decisions/0013).
+        StorageError: `cache_dir` cannot be made.
     """
     module, version = import_runtime(name)
     if threads < 1:

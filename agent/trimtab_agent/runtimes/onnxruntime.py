@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from trimtab_agent.contract.manifest import TensorSpec
 from trimtab_agent.contract.measurement import OperatorTime
+from trimtab_agent.durable import storage_errors
 from trimtab_agent.errors import DeviceError, FormatError, RuntimeUnavailableError
 from trimtab_agent.runtimes import onnxruntime_values as values
 from trimtab_agent.runtimes.base import Foreign, Option, check_arrays, check_options
@@ -53,13 +54,15 @@ def open_session(
         FormatError: The file is no model, or holds types that numpy has not.
         RuntimeUnavailableError: A provider is not on this machine, declined, or leaves nodes to
             the CPU, which the options do not name.
+        StorageError: The folder for compiled models cannot be made.
     """
     wish = ProviderWish.of(options)
     wish.check_available(module, version)
     check_options("onnxruntime", options)
     if cache_dir is not None and wish.accelerators:
         cache_dir = cache_dir / f"onnxruntime-{version}"  # another version cannot read its files
-        cache_dir.mkdir(parents=True, exist_ok=True)
+        with storage_errors(f"making {cache_dir}"):
+            cache_dir.mkdir(parents=True, exist_ok=True)
     return OnnxRuntimeSession(_Opener(module, version, path, threads, options, cache_dir, wish))
 
 
@@ -93,7 +96,8 @@ class _Opener:
         config = {"ep.context_enable": "1", "ep.context_file_path": str(draft)}
         session = self._create(self.path, profile, {**config, "ep.context_embed_mode": "1"})
         if draft.is_file():
-            draft.replace(context)
+            with storage_errors(f"keeping {context}"):
+                draft.replace(context)
         return session
 
     def _create(
@@ -159,7 +163,8 @@ class OnnxRuntimeSession:
         self._forget_proof: weakref.finalize[..., OnnxRuntimeSession] | None = None
         proof = None
         if opener.wish.accelerators:
-            folder = tempfile.mkdtemp(prefix="trimtab-profile-")
+            with storage_errors("making a folder for a profile"):
+                folder = tempfile.mkdtemp(prefix="trimtab-profile-")
             # Also where the session is never run.
             self._forget_proof = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             proof = f"{folder}/run"
