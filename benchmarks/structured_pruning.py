@@ -9,9 +9,9 @@ the validation split (`--validate`: its 1,000 images, and four distorted copies 
 With `--peer-python`, an interpreter that has torch, torch-pruning and onnx, Torch-Pruning is run
 beside, with the same epochs as `half`: see `torch_pruning_peer.py`.
 
-Accuracy is that of the graph in ONNX Runtime. Latency is one thread, batch 1, 5th percentile, in
-interleaved rounds, as how many times faster than the float file of the same runtime and round: the
-median of the rounds, and their smallest and largest.
+Accuracy is that of the graph in ONNX Runtime. Latency is one thread, batch 1, processor time as
+`timing.py` takes it, as how many times faster than the float file of the same runtime and round:
+the median of the rounds, and their 10 and 90 %.
 Needs: trimtab, scipy.
 """
 
@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import timing
 from digits import Digits, Part, dataset, distort, load_digits, machine, with_distorted
-from int8_ptq import latency_ratios
 
 from trimtab.compress.context import Context
 from trimtab.compress.recipe import parse_recipe, run_recipe
@@ -181,9 +181,15 @@ def measure_latencies(
                 own = laid(sample, graph)
                 file = export(graph, runtime, Path(folder) / name, samples=(own,)).path
                 session = runtimes.load(runtime, file, threads=1)
-                sessions[name] = lambda _, run=session.run, own=own: run([own])[0]
-            for name, ratios in latency_ratios(sessions, sample, rounds).items():
-                results[name][runtime] = ratios
+                sessions[name] = lambda run=session.run, own=own: run([own])
+            times = timing.time_rounds(sessions, rounds)
+            for name, own in times.items():
+                ratio = timing.ratio(own, times["float32"])
+                results[name][runtime] = {
+                    "latency_us": round(float(np.median(own.processor_us)), 1),
+                    "ratio_median": ratio.median,
+                    "ratio_spread": [ratio.low, ratio.high],
+                }
 
 
 def report(results: dict[str, Any]) -> None:

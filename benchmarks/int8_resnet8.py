@@ -1,0 +1,104 @@
+"""ResNet-8 on digits in int8 and with int4 weights, beside the runtimes' own tools.
+
+    python benchmarks/int8_resnet8.py --model MODEL.keras --digits DIGITS.npz --hard HARD.npz \
+        --cache FOLDER [--only tflite onnxruntime openvino] [--rounds 15] [--json RESULT.json]
+
+The float model is the same Keras file for all; 256 of its training images calibrate. The float row
+is Trimtab's float file. The bars: int8 loses at most 0.1 point on the clean test set and 0.2 on the
+hard one on every runtime, at no more than 1.02 of the best peer's time; int4 weights lose at most
+0.55 points on the hard one. The peers' files are kept in the cache folder.
+Needs: trimtab, scipy, and what `int8_peers.py` says.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from digits import dataset, load_digits
+from int8_peers import INT4_PEERS, INT8_PEERS, keras_sources
+from int8_rows import (
+    FASTEST,
+    FLOAT,
+    OURS,
+    File,
+    Limits,
+    answers,
+    argument_parser,
+    compress,
+    made_all,
+    measure,
+    report,
+    written,
+)
+
+from trimtab.graph.load import load_model
+
+CALIBRATION_SAMPLES = 256
+LIMITS: Limits = {
+    "clean: points lost": ("at most", 0.1),
+    "hard: points lost": ("at most", 0.2),
+    **FASTEST,
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    OURS: {"quantize_int8": {"calibration_samples": CALIBRATION_SAMPLES}},
+    "trimtab int4 weights": {"quantize_weights": {"bits": 4}},
+}
+
+
+def main() -> None:
+    parser = argument_parser(str(__doc__))
+    for name in ("model", "digits", "hard"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    arguments = parser.parse_args()
+    digits = load_digits(arguments.digits)
+    clean, labels = digits.test
+    with np.load(arguments.hard) as archive:
+        tests = {"clean": clean, "hard": archive["h"]}
+
+    files = our_files(arguments.model, digits, arguments.cache, arguments.only)
+    files += made_all(
+        INT8_PEERS + INT4_PEERS,
+        keras_sources(arguments.model, arguments.cache / "keras"),
+        [digits.train[0][:CALIBRATION_SAMPLES]],
+        arguments.cache / "peers",
+        arguments.only,
+    )
+
+    def figures(file: File) -> dict[str, float]:
+        return {
+            name: float((answers(file, [images]).argmax(axis=1) == labels).mean())
+            for name, images in tests.items()
+        }
+
+    rows = measure(files, [clean[:1]], figures, arguments.rounds)
+    for row in rows:
+        add_losses(row, rows)
+    report(rows, LIMITS, arguments.json)
+
+
+def add_losses(row: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Adds the points lost against the float file of the same runtime."""
+    pair = (row["runtime"], FLOAT)
+    original = next(other for other in rows if (other["runtime"], other["file"]) == pair)
+    for name in ("clean", "hard"):
+        row[f"{name}: points lost"] = round(100 * (original[name] - row[name]), 2)
+
+
+def our_files(path: Path, digits: Any, folder: Path, targets: Any) -> list[File]:
+    model = load_model(path)
+    data = dataset(digits.train, digits.validation)
+    graphs = {FLOAT: model}
+    for name, step in RECIPES.items():
+        graphs[name] = compress(model, {"steps": [step]}, data)
+    samples = [digits.validation[0][:64]]
+    return [
+        file
+        for name, graph in graphs.items()
+        for file in written(name, graph, folder, samples, targets)
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""Files of one model side by side, on every runtime: accuracy of each, and times in one run.
+
+Shared by the `int8_*.py` scripts. A file is run as a device runs it, by `trimtab_agent.runtimes` on
+one thread; the session's own work, a few microseconds, is in every file's time alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import int8_peers
+import numpy as np
+import onnx_ir as ir
+import timing
+from digits import machine
+from int8_peers import Peer
+from numpy.typing import NDArray
+
+from trimtab.compress.context import Context
+from trimtab.compress.recipe import parse_recipe, run_recipe
+from trimtab.evaluate.data import Dataset
+from trimtab.hardware import load_profile
+from trimtab.targets import export
+from trimtab_agent import runtimes
+from trimtab_agent.contract.manifest import RuntimeName
+from trimtab_agent.errors import TrimtabError
+
+Array = NDArray[Any]
+
+RUNTIMES: tuple[RuntimeName, ...] = ("tflite", "onnxruntime", "openvino")
+FLOAT, OURS = "float", "trimtab int8"
+
+Limits = dict[str, tuple[str, float]]
+"""What is asked, by column: `at least` or `at most`, and the value."""
+FASTEST: Limits = {"processor_us / best peer": ("at most", 1.02)}
+
+
+@dataclass(frozen=True)
+class File:
+    """A file to measure.
+
+    Attributes:
+        name: In the table; `FLOAT` and names that start with `trimtab` are no peers.
+        runtime: What runs it.
+        path: What to load.
+        options: Of the session.
+    """
+
+    name: str
+    runtime: RuntimeName
+    path: Path
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether somebody else's tool made it."""
+        return not self.name.startswith(("trimtab", FLOAT))
+
+    @property
+    def file_bytes(self) -> int:
+        """Of the file, and of OpenVINO's weights beside it."""
+        files = [self.path]
+        if self.runtime == "openvino":
+            files.append(self.path.with_suffix(".bin"))
+        return sum(path.stat().st_size for path in files)
+
+
+def compress(
+    model: ir.Model, recipe: Any, dataset: Dataset, *, teacher: ir.Model | None = None
+) -> ir.Model:
+    """Applies a recipe as `trimtab compress` does, with seed 0."""
+    context = Context(
+        profile=load_profile("generic-x86-64"),
+        dataset=dataset,
+        teacher=teacher or model,
+        seed=0,
+        log=lambda line: print(f"  {line}", flush=True),
+    )
+    return run_recipe(model, parse_recipe(recipe, "benchmark"), context).model
+
+
+def written(
+    name: str, model: ir.Model, folder: Path, samples: Sequence[Array], targets: Any = RUNTIMES
+) -> list[File]:
+    """Exports for each target, gate included; says why where a target refuses."""
+    files = []
+    for target in targets:
+        place = folder / name.replace(" ", "-") / target
+        try:
+            exported = export(model, target, place, samples=tuple(samples), sized=True)
+        except TrimtabError as error:
+            print(f"{name} for {target}: {error}", flush=True)
+            continue
+        files.append(File(name, target, exported.path, dict(exported.options)))
+    return files
+
+
+def made_all(
+    peers: Sequence[Peer],
+    sources: dict[str, Path],
+    samples: Sequence[Array],
+    folder: Path,
+    targets: Any = RUNTIMES,
+) -> list[File]:
+    """Returns the peers' files, each made once a folder; says why where a peer fails.
+
+    Args:
+        peers: Who.
+        sources: The float files, by the kinds that `Peer.source` names.
+        samples: To calibrate on.
+        folder: Where the files are kept.
+        targets: The runtimes wanted.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for peer in peers:
+        if peer.runtime not in targets or peer.source not in sources:
+            continue
+        stem = f"{peer.runtime}-{peer.name}".replace(", ", "-").replace(" ", "-")
+        path = folder / (stem + int8_peers.SUFFIXES[peer.runtime])
+        if not path.exists():
+            try:
+                peer.make(sources[peer.source], samples, path)
+            except Exception as error:  # noqa: BLE001  peers raise anything; a row may be missing
+                print(f"{peer.name}: {type(error).__name__}: {str(error)[:300]}", flush=True)
+                continue
+        files.append(File(peer.name, peer.runtime, path))
+    return files
+
+
+def answers(file: File, samples: Sequence[Array]) -> Array:
+    """Returns the first output for every sample, which are run one by one."""
+    session = _session(file)
+    rows = []
+    for index in range(len(samples[0])):
+        sample = [column[index : index + 1] for column in samples]
+        rows.append(session.run(encoded(file, sample))[0])
+    return np.concatenate(rows)
+
+
+def cosine(actual: Array, expected: Array) -> float:
+    """Returns the smallest cosine similarity of a sample's outputs; samples lie along axis 0."""
+    one, other = (array.reshape(len(array), -1).astype(np.float64) for array in (actual, expected))
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return float(((one * other).sum(axis=1) / norms).min())
+
+
+def encoded(file: File, sample: Sequence[Array]) -> list[Array]:
+    """Returns a sample as the file takes it: codes where a TFLite file has integer inputs."""
+    if file.runtime != "tflite":
+        return list(sample)
+    details = _input_details(file.path)
+    return [int8_peers.quantized_input(d, a) for d, a in zip(details, sample, strict=True)]
+
+
+def measure(
+    files: Sequence[File],
+    sample: Sequence[Array],
+    figures: Callable[[File], dict[str, float]],
+    rounds: int = timing.ROUNDS,
+) -> list[dict[str, Any]]:
+    """Returns a row a file: its size, its figures, and its times beside float and the best peer."""
+    rows = []
+    for runtime in dict.fromkeys(file.runtime for file in files):
+        group = [file for file in files if file.runtime == runtime]
+        runs = {}
+        for file in group:
+            session, arrays = _session(file), encoded(file, sample)
+            runs[file.name] = lambda run=session.run, arrays=arrays: run(arrays)
+        times = timing.time_rounds(runs, rounds)
+        peers = {file.name: times[file.name] for file in group if file.is_peer}
+        best = timing.fastest(peers) if peers else None
+        for file in group:
+            row = {"runtime": runtime, "file": file.name, "bytes": file.file_bytes}
+            rows.append(row | figures(file) | _times(times, file.name, best))
+    return rows
+
+
+def _times(times: dict[str, timing.Times], name: str, best: str | None) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for kind in ("wall_us", "processor_us"):
+        row[kind] = round(float(np.median(getattr(times[name], kind))), 1)
+        for other, label in ((FLOAT, "float"), (best, "best peer")):
+            if other in times:
+                row[f"{kind} / {label}"] = timing.ratio(times[name], times[other], kind)
+    return row
+
+
+def argument_parser(description: str) -> argparse.ArgumentParser:
+    """Returns what all scripts take."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--cache", type=Path, required=True, help="folder that keeps files")
+    parser.add_argument("--only", nargs="+", choices=RUNTIMES, default=RUNTIMES)
+    parser.add_argument("--rounds", type=int, default=timing.ROUNDS)
+    parser.add_argument("--json", type=Path)
+    return parser
+
+
+def report(rows: Sequence[dict[str, Any]], limits: Limits, path: Path | None) -> None:
+    """Prints the table and what holds of each of our files, and keeps the rows.
+
+    Args:
+        rows: From `measure`.
+        limits: By column, `at least` or `at most` what.
+        path: Of a JSON file, if one is wanted.
+    """
+    print(machine())
+    print_table(rows)
+    print_bars(rows, limits)
+    if path is not None:
+        path.write_text(json.dumps(rows, indent=1, default=str) + "\n")
+
+
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Prints the rows as a table for a README."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    print("| " + " | ".join(columns) + " |")
+    print("|---" * len(columns) + "|")
+    for row in rows:
+        print("| " + " | ".join(_text(row.get(column)) for column in columns) + " |")
+
+
+def print_bars(rows: Sequence[dict[str, Any]], limits: Limits) -> None:
+    """Prints whether each file of ours keeps the limits."""
+    for row in rows:
+        if not row["file"].startswith("trimtab int8"):
+            continue
+        for column, (sense, limit) in limits.items():
+            if column not in row:
+                continue
+            value = getattr(row[column], "median", row[column])
+            held = value >= limit if sense == "at least" else value <= limit
+            verdict = "held" if held else "MISSED"
+            print(
+                f"{row['runtime']}, {row['file']}: {column} {value:.4g}, "
+                f"{sense} {limit:.4g}: {verdict}"
+            )
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4f}" if isinstance(value, float) and abs(value) <= 1 else str(value)
+
+
+def _session(file: File) -> Any:
+    return runtimes.load(file.runtime, file.path, threads=1, options=file.options)
+
+
+@lru_cache
+def _input_details(path: Path) -> list[dict[str, Any]]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    return list(Interpreter(str(path)).get_input_details())
