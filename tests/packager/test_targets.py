@@ -188,6 +188,28 @@ def test_quantization_done_well_passes(model, samples):
     check_quantization(quantize(model, ranges), model, samples)
 
 
+@pytest.mark.parametrize(("factor", "let_out"), [(13.0, True), (40.0, False)])
+def test_file_as_near_to_the_float_model_as_its_graph_is_let_out(
+    factor, let_out, tmp_path, monkeypatch
+):
+    """Both round so coarsely that they are far from each other; one is no worse than the other."""
+    model = clean(TRAINED_LIKE["residual"]())
+    shape = [dim for dim in model.graph.inputs[0].shape if isinstance(dim, int)]
+    samples = (np.random.default_rng(0).normal(size=(8, *shape)).astype(np.float32),)
+    ranges = _calibrated(model, samples[0])
+    coarse, other = (
+        quantize(model, {name: Range(r.low * k, r.high * k) for name, r in ranges.items()})
+        for k in (16.0, factor)
+    )
+    sabotage(monkeypatch, "onnxruntime", other)
+    if let_out:
+        result = export(coarse, "onnxruntime", tmp_path, samples=samples).comparison
+        assert result.relative_error > relative_limit(quantized=True)
+    else:
+        with pytest.raises(ExportError, match="does not do what the model does"):
+            export(coarse, "onnxruntime", tmp_path, samples=samples)
+
+
 def _calibrated(model: ir.Model, sample: np.ndarray) -> dict[str, Range]:
     names = [name for group in quantized_groups(model.graph) for name in group]
     return calibrate(model, (sample,), names, method="minmax")
