@@ -11,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from support.models import DATA, WIDTH, write_model, write_onnx, write_ort, write_square
 from trimtab_agent import runtimes
 from trimtab_agent.contract.manifest import Quantization, TensorSpec
 from trimtab_agent.errors import CallerError, FormatError, RuntimeUnavailableError
+from trimtab_agent.runtimes.onnxruntime_values import from_bfloat16, to_bfloat16
 
 RUNTIMES = ("tflite", "onnxruntime", "openvino")
 PROVIDERS = {"tflite": "XNNPACK", "onnxruntime": "CPUExecutionProvider", "openvino": "CPU"}
@@ -276,6 +279,24 @@ def test_bfloat16_is_rounded_to_the_nearest(tmp_path):
     np.testing.assert_array_equal(squares, [[1, np.inf, np.nan]])
     (nothing,) = session.run([np.ones((0, WIDTH), np.float32)])
     assert nothing.shape == (0, WIDTH)
+
+
+@given(st.lists(st.floats(width=32), min_size=1))
+def test_bfloat16_bits_are_those_of_ml_dtypes(numbers):
+    import ml_dtypes
+
+    values = np.array(numbers, np.float32)
+    with np.errstate(over="ignore"):
+        expected = values.astype(ml_dtypes.bfloat16).astype(np.float32)
+    np.testing.assert_array_equal(from_bfloat16(to_bfloat16(values)), expected)
+
+
+def test_bfloat16_with_an_onnxruntime_that_is_too_old(tmp_path, monkeypatch):
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "OrtValue", object)
+    with pytest.raises(FormatError, match=r"bfloat16\.onnx has bfloat16 inputs or outputs, which"):
+        runtimes.load("onnxruntime", write_square(tmp_path, "bfloat16"))
 
 
 def test_the_form_of_onnxruntime_for_minimal_builds(tmp_path):

@@ -175,6 +175,8 @@ class OnnxRuntimeSession:
         self.version = opener.version
         types = [node.type for node in self._session.get_inputs() + self._session.get_outputs()]
         self._has_bfloat16 = values.BFLOAT16 in types
+        if self._has_bfloat16:
+            values.check_has_bfloat16(opener.module, opener.version, opener.path)
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """Runs one inference; see `Session.run`."""

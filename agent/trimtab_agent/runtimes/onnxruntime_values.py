@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from trimtab_agent.errors import FormatError
 from trimtab_agent.runtimes.base import Foreign
 
 if TYPE_CHECKING:
@@ -34,13 +36,26 @@ DTYPES = {
 }
 
 
+def check_has_bfloat16(module: ModuleType, version: str, path: Path) -> None:
+    """Checks that this ONNX Runtime takes bfloat16 from Python.
+
+    Raises:
+        FormatError: It is too old.
+    """
+    if not hasattr(module.OrtValue, "ortvalue_from_numpy_with_onnx_type"):
+        raise FormatError(
+            f"{path} has bfloat16 inputs or outputs, which onnxruntime {version} does not take "
+            "from Python: update it, or give the model float32 inputs and outputs"
+        )
+
+
 def run(
     module: ModuleType, session: Foreign, names: Sequence[str], feeds: Mapping[str, Array]
 ) -> list[Array]:
     """Runs a session that has bfloat16 tensors at its edge.
 
     Args:
-        module: ONNX Runtime, 1.20 or later.
+        module: ONNX Runtime; `check_has_bfloat16` has passed.
         session: The session.
         names: Of the outputs.
         feeds: The inputs by name.
