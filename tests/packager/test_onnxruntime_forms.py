@@ -10,65 +10,11 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from support.stored_graphs import FLOAT, RNG, Stored, off
 from trimtab.graph.run import run_graph
 from trimtab.targets import onnxruntime_writer
 from trimtab.targets.writing import WriteRequest
 from trimtab_agent import runtimes
-
-RNG = np.random.default_rng(0)
-FLOAT = ir.DataType.FLOAT
-
-
-class Stored:
-    """A graph under construction: its weights are integers behind DequantizeLinear."""
-
-    def __init__(self, *shape: int | str, dtype: ir.DataType = FLOAT) -> None:
-        self.x = ir.val("x", shape=ir.Shape(["batch", *shape]), dtype=dtype)
-        self.nodes: list[ir.Node] = []
-        self.initializers: list[ir.Value] = []
-
-    def constant(self, array: np.ndarray) -> ir.Value:
-        name = f"c{len(self.initializers)}"
-        tensor = ir.tensor(array, name=name)
-        value = ir.val(name, shape=ir.Shape(array.shape), dtype=tensor.dtype)
-        value.const_value = tensor
-        self.initializers.append(value)
-        return value
-
-    def op(self, kind: str, *inputs: ir.Value, shape=None, **attributes: object) -> ir.Value:
-        node = ir.node(kind, inputs, attributes, name=f"n{len(self.nodes)}")
-        self.nodes.append(node)
-        output = node.outputs[0]
-        output.name = f"v{len(self.nodes)}"
-        output.type = ir.TensorType(FLOAT)
-        if shape is not None:
-            output.shape = ir.Shape(shape)
-        return output
-
-    def weight(
-        self, *shape: int, kind: object = np.int8, axis: int = 1, block: int | None = None,
-        dynamic: bool = False, zero: int = 0,
-    ) -> ir.Value:  # fmt: skip
-        limits = ml_dtypes.iinfo(kind)
-        codes = RNG.integers(limits.min, limits.max + 1, shape).astype(kind)
-        scaled = list(shape) if block else [shape[axis]]
-        if block:
-            scaled[axis] //= block
-        scales = RNG.uniform(0.5, 1, scaled).astype(np.float32) / limits.max / shape[0] ** 0.5
-        zeros = np.full(scaled, zero).astype(kind)
-        attributes = {"axis": axis} | ({"block_size": block} if block else {})
-        operands = [self.constant(array) for array in (codes, scales, zeros)]
-        value = self.op("DequantizeLinear", *operands, shape=shape, **attributes)
-        if dynamic:
-            self.nodes[-1].metadata_props["trimtab.activations"] = "dynamic"
-        return value
-
-    def build(self, *outputs: ir.Value) -> ir.Model:
-        graph = ir.Graph(
-            [self.x], list(outputs), nodes=self.nodes, initializers=self.initializers,
-            opset_imports={"": 21}, name="stored",
-        )  # fmt: skip
-        return ir.Model(graph, ir_version=10)
 
 
 def written(model: ir.Model, folder: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -85,10 +31,6 @@ def written(model: ir.Model, folder: Path) -> tuple[list[str], np.ndarray, np.nd
     session = runtimes.load("onnxruntime", result.path, options=result.options)
     actual = runtimes.run_samples(session, [samples])[0]
     return [node.op_type for node in file.graph.node], actual, run_graph(model, [samples])[0]
-
-
-def off(actual: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
 INT4, UINT4 = ml_dtypes.int4, ml_dtypes.uint4

@@ -3,34 +3,106 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from trimtab.errors import ExportError
+from trimtab.graph.access import attribute, constant
 from trimtab.graph.count import count_model
-from trimtab.graph.precision import has_integer_activations
+from trimtab.graph.precision import may_round_activations
 from trimtab.graph.save import save_beside
+from trimtab.targets.openvino_storage import shrink_constants
+from trimtab.targets.wide_activations import drop_wide_pairs
 from trimtab.targets.writing import WriteRequest, Written
+
+Foreign = Any
+"""An object of OpenVINO, which ships no complete type information."""
+
+_PRODUCTS = ("MatMul", "Gemm")
+_LARGEST_GROUP = 128
+"""Activations that share a scale. For 64 rows of 1024 inputs, weights scaled by rows, groups of 32,
+128 and 1024 took 8.0, 4.1 and 6.0 ms, float 15.0 ms."""
 
 
 def write(model: ir.Model, folder: Path, request: WriteRequest) -> Written:
     """Writes an `.xml` and its `.bin`; see `Writer`."""
     import openvino as ov
 
+    lowered = model.clone()
+    drop_wide_pairs(lowered)
+    _drop_zero_zero_points(lowered)
+    common.RemoveUnusedNodesPass()(lowered)
     path = folder / f"{request.stem}.xml"
-    source = path.with_suffix(".source.onnx")
-    sources = save_beside(model, source)
+    converted = _for_single_samples(_convert(lowered, path), model)
+    shrink_constants(converted)
+    # Left alone, OpenVINO rounds the activations of every product with integer weights to 8 bits.
+    group = str(_activation_group(lowered))
+    converted.set_rt_info(group, ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
+    # It would round weights to half precision; that is a choice for a recipe, not for here.
+    ov.save_model(converted, path, compress_to_fp16=False)
+    return Written(path=path, weight_bytes=count_model(model).weight_bytes)
+
+
+def _convert(model: ir.Model, path: Path) -> Foreign:
+    import openvino as ov
+
+    sources = save_beside(model, path.with_suffix(".source.onnx"))
     try:
-        converted = ov.convert_model(source)
+        return ov.convert_model(sources[0])
     except Exception as error:  # its exceptions have no common base but Exception
         raise ExportError(f"OpenVINO refuses the graph: {error}") from error
     finally:
         for file in sources:
             file.unlink()
-    if not has_integer_activations(model):
-        # OpenVINO would round the activations of layers with integer weights to 8 bits; whether
-        # activations are rounded is a choice for a recipe.
-        converted.set_rt_info("0", ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
-    # Storing weights in half precision rounds them; that is a choice for a recipe, not for here.
-    ov.save_model(converted, path, compress_to_fp16=False)
-    return Written(path=path, weight_bytes=count_model(model).weight_bytes)
+
+
+def _drop_zero_zero_points(model: ir.Model) -> None:
+    """Lets zero points of matrix products' weights out that are all zero, in place.
+
+    With them, OpenVINO 2026.4 rounds no activations of products with 4-bit weights.
+    """
+    for node in model.graph:
+        zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+        if zero is not None and not zero.any() and _feeds_product(node):
+            node.resize_inputs(2)
+
+
+def _for_single_samples(converted: Foreign, model: ir.Model) -> Foreign:
+    """Fixes the batch, where it is free, to the one sample that a device runs at a time.
+
+    It saves 5 % of EfficientNet-Lite0's time and a quarter of a small perceptron's. Other free
+    dimensions stay free. A graph that cannot be fixed stays as it is.
+    """
+    fixed = converted.clone()
+    shapes = {}
+    for number, value in enumerate(model.graph.inputs):
+        dims = list(fixed.input(number).partial_shape)
+        if value.shape and not isinstance(value.shape[0], int):
+            shapes[number] = [1, *dims[1:]]
+    try:
+        fixed.reshape(shapes)
+    except RuntimeError:
+        return converted
+    return fixed
+
+
+def _activation_group(model: ir.Model) -> int:
+    """Returns how many activations share a scale when they are rounded; 0 to round none.
+
+    OpenVINO has one setting for all layers: it is used where all of them permit it. The group must
+    not be larger than those of the weights.
+    """
+    stored = [node for node in model.graph if _feeds_product(node)]
+    if not stored or not all(map(may_round_activations, stored)):
+        return 0
+    blocks = [int(attribute(node, "block_size", 0)) for node in stored]
+    return min([_LARGEST_GROUP, *filter(None, blocks)])
+
+
+def _feeds_product(node: ir.Node) -> bool:
+    """Says whether a node makes the float weights of a matrix product out of stored integers."""
+    if node.op_type != "DequantizeLinear" or constant(node.inputs[0]) is None:
+        return False
+    return any(use.idx == 1 and use.node.op_type in _PRODUCTS for use in node.outputs[0].uses())

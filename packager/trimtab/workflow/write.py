@@ -23,7 +23,7 @@ from trimtab.evaluate.evaluate import assess
 from trimtab.evaluate.harm import forbid_harm
 from trimtab.graph.count import count_model
 from trimtab.graph.dequantize import dequantized
-from trimtab.graph.precision import has_integer_activations
+from trimtab.graph.precision import rounds_activations
 from trimtab.package.files import write_atomically
 from trimtab.package.golden import GoldenSamples, encode_golden
 from trimtab.package.wire import wire_bytes
@@ -238,7 +238,7 @@ class TargetWriter:
         inputs = [array[chosen] for array in samples]
         outputs = runtimes.run_samples(session, inputs)
         largest = max(float(np.abs(array).max()) for array in outputs)
-        limit = relative_limit(quantized=has_integer_activations(model)) * largest
+        limit = relative_limit(quantized=rounds_activations(model)) * largest
         return GoldenSamples(inputs=inputs, outputs=outputs, max_abs_error=limit)
 
     def _counts(self, model: ir.Model) -> Counts:
