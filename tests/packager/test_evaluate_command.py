@@ -70,6 +70,21 @@ def test_a_model_alone(trimtab, case):
     assert found["figures"][0]["value"] == 1
 
 
+def test_the_form_of_minimal_builds(trimtab, case):
+    import onnxruntime
+
+    path, data = case
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(path.with_suffix(".ort"))
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    code, out, err = trimtab(
+        "evaluate", path.with_suffix(".ort"), "--against", path, "--data", data, "--json"
+    )
+    assert code == 0, err
+    assert json.loads(out)["agreement"]["value"] == 1
+
+
 def test_a_model_against_the_original_names_the_class_it_harms(trimtab, case):
     model, data = case
     damaged = _damage_a_class(model)

@@ -21,6 +21,7 @@ from trimtab_agent.contract.manifest import RuntimeName, TensorSpec
 
 _RUNTIMES: dict[str, RuntimeName] = {
     ".onnx": "onnxruntime",
+    ".ort": "onnxruntime",
     ".tflite": "tflite",
     ".xml": "openvino",
 }
@@ -70,7 +71,10 @@ def _open(path: Path) -> tuple[Run, tuple[TensorSpec, ...], Sequence[int | None]
     if (path / COMPRESSED_FILE).is_file():
         compressed = read_compressed(path)
         session = runtimes.load(
-            compressed.target, path / compressed.model, threads=compressed.threads
+            compressed.target,
+            path / compressed.model,
+            threads=compressed.threads,
+            options=compressed.options,
         )
     elif path.is_file() and path.suffix in _RUNTIMES:
         session = runtimes.load(_RUNTIMES[path.suffix], path)
