@@ -12,6 +12,7 @@ from trimtab.engine.fuse import fuse_gelu
 from trimtab.engine.module import GraphModule
 from trimtab.engine.supported import check_supported
 from trimtab.errors import ExportError
+from trimtab.graph.precision import has_int16_activations, has_integer_activations
 from trimtab.tensorflow_setup import import_tensorflow
 
 
@@ -40,8 +41,11 @@ def to_tflite(model: ir.Model) -> bytes:
     holder.serve = tf.function(serve, input_signature=specs, autograph=False)
     function = holder.serve.get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], holder)
-    if any(node.op_type == "QuantizeLinear" for node in model.graph):
+    if has_integer_activations(model):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if has_int16_activations(model):
+        kind = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+        converter.target_spec.supported_ops = [kind, tf.lite.OpsSet.TFLITE_BUILTINS]
     try:
         content = converter.convert()
     except Exception as error:

@@ -19,11 +19,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trimtab.graph.access import attribute, constant
+from trimtab.graph.precision import may_round_activations
 
 Array = NDArray[Any]
-
-ACTIVATIONS_KEY = "trimtab.activations"
-"""On a weight's DequantizeLinear; `dynamic` lets a runtime round the activations that meet it."""
 
 _PROBE = 64
 """Elements that are compared before all are."""
@@ -84,10 +82,16 @@ class StoredWeights:
     def __bool__(self) -> bool:
         return bool(self._by_size)
 
-    def find(self, array: Array) -> StoredWeight | None:
-        """Returns the weight with the numbers of a float32 array, laid out as they are there."""
+    def find(self, array: Array, *, within: Array | float = 0.0) -> StoredWeight | None:
+        """Returns the weight with the numbers of a float32 array, laid out as they are there.
+
+        Args:
+            array: A constant of the file.
+            within: How far it may be off; broadcasts to `array`.
+        """
+        tolerance = np.broadcast_to(np.float32(within), array.shape).reshape(-1)
         for weight in self._by_size.get(array.size, ()):
-            found = _laid_out_as(weight, array)
+            found = _laid_out_as(weight, array, tolerance)
             if found is not None:
                 return found
         return None
@@ -142,7 +146,7 @@ def _dequantized(node: ir.Node) -> StoredWeight | None:
         codes=codes,
         scales=scales,
         zeros=zeros,
-        dynamic=node.metadata_props.get(ACTIVATIONS_KEY) == "dynamic",
+        dynamic=may_round_activations(node),
     )
 
 
@@ -175,7 +179,7 @@ def _spread(node: ir.Node, values: Array, shape: tuple[int, ...]) -> Array:
     return np.broadcast_to(values.reshape(along), shape)
 
 
-def _laid_out_as(weight: StoredWeight, array: Array) -> StoredWeight | None:
+def _laid_out_as(weight: StoredWeight, array: Array, tolerance: Array) -> StoredWeight | None:
     """Returns the weight in the order of axes in which its numbers are the array's, if any."""
     wide = [axis for axis, size in enumerate(weight.real.shape) if size > 1]
     sizes = [size for size in array.shape if size > 1]
@@ -187,7 +191,8 @@ def _laid_out_as(weight: StoredWeight, array: Array) -> StoredWeight | None:
             continue
         full = (*(axis for axis in range(weight.real.ndim) if axis not in order), *order)
         real = weight.real.transpose(full)
-        if np.array_equal(_first(real), flat[:_PROBE]) and np.array_equal(real.reshape(-1), flat):
+        first = np.abs(_first(real) - flat[:_PROBE]) <= tolerance[:_PROBE]
+        if first.all() and (np.abs(real.reshape(-1) - flat) <= tolerance).all():
             return weight.transposed(full).reshaped(array.shape)
     return None
 

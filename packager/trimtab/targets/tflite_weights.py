@@ -29,9 +29,8 @@ from trimtab.targets.tflite_stored import StoredWeight, StoredWeights
 _DATA_INPUT = {"TRANSPOSE_CONV": 2}
 """Where operators read activations that do so elsewhere than at their first input."""
 
-_BFLOAT16_ERROR = 1e-6
-"""As a share of the largest weight: what bfloat16's smallest numbers may lose in float16. Sums in
-float32 lose as much."""
+_HALF_ERROR = 2.0**-11
+"""As a share of the largest weight: half a step of float16, where its range suffices."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +88,11 @@ class _Constant:
     def store(self, weight: StoredWeight) -> WeightForm:
         """Writes the constant as `weight` is stored, and says how."""
         if weight.scales is None:
-            return self._store_half(weight)
+            reason = None if weight.codes.dtype == np.float16 else "TFLite computes no bfloat16"
+            return self._store_half(weight, reason)
         codes = signed_codes(weight)
         if codes is None:
-            return self._left(weight, "TFLite has no name for how its scales lie")
+            return self._store_half(weight, "TFLite has no scales for blocks of a convolution")
         reason = None
         if weight.dynamic:
             forms = [direct_form(self._use(*reader), codes) for reader in self._readers]
@@ -100,7 +100,7 @@ class _Constant:
             if reason is None and forms:
                 return self._read_directly(weight, codes, forms)
         if codes.block is not None:
-            return self._left(weight, reason or "DEQUANTIZE has no kernel for scales of blocks")
+            return self._store_half(weight, reason or "DEQUANTIZE takes no scales of blocks")
         if codes.bits < 8 and reason is None:
             reason = f"behind a DEQUANTIZE, {codes.bits} bits run slower than float"
         return self._store_codes(weight, codes, reason)
@@ -129,23 +129,21 @@ class _Constant:
         kind = max(code.builtinCode, code.deprecatedBuiltinCode)
         operator.opcodeIndex = operator_code(self._file, kind, version)
 
-    def _store_half(self, weight: StoredWeight) -> WeightForm:
-        half = weight.codes.astype(np.float16)
+    def _store_half(self, weight: StoredWeight, reason: str | None) -> WeightForm:
+        """Stores float16, which holds the products of few-bit codes and scales to 11 bits."""
+        half = weight.real.astype(np.float16)
         error = np.abs(half.astype(np.float32) - weight.real).max()
-        if not error <= _BFLOAT16_ERROR * np.abs(weight.real).max():
-            return self._left(weight, "TFLite has no bfloat16, and float16 does not hold its range")
+        if not error <= _HALF_ERROR * np.abs(weight.real).max():
+            name = text(self._tensor.name)
+            why = f"{reason}, and float16 does not hold its range"
+            return WeightForm(weight.name, name, "float32", direct=True, reason=why)
         stored = self._dequantize(half, "FLOAT16", None, version=3)
-        reason = None if weight.codes.dtype == np.float16 else "TFLite has no bfloat16"
         return WeightForm(weight.name, stored, "float16", direct=False, reason=reason)
 
     def _store_codes(self, weight: StoredWeight, codes: Codes, reason: str | None) -> WeightForm:
         version = 5 if len(codes.scales) > 1 else 2
         stored = self._dequantize(codes.values, "INT8", codes, version=version)
         return WeightForm(weight.name, stored, "int8", direct=False, reason=reason)
-
-    def _left(self, weight: StoredWeight, reason: str) -> WeightForm:
-        name = text(self._tensor.name)
-        return WeightForm(weight.name, name, "float32", direct=True, reason=reason)
 
     def _dequantize(self, data: Any, kind: str, codes: Codes | None, *, version: int) -> str:
         """Lets a DEQUANTIZE write what was a constant; returns the new constant's name."""

@@ -8,6 +8,9 @@ from typing import Any
 import onnx_ir as ir
 
 from trimtab.targets.tflite_flatbuffer import constants, pack, type_name, unpack
+from trimtab.targets.tflite_int16 import widen_biases
+from trimtab.targets.tflite_kernels import restore_weights
+from trimtab.targets.tflite_metadata import describe_file, with_labels
 from trimtab.targets.tflite_weights import store_weights
 from trimtab.targets.writing import WriteRequest, Written
 
@@ -20,9 +23,12 @@ def write(model: ir.Model, folder: Path, request: WriteRequest) -> Written:
     from trimtab.engine.lower import to_tflite
 
     file = unpack(to_tflite(model))
+    restore_weights(file, model)
+    widen_biases(file)
     store_weights(file, model)
+    describe_file(file, model, request)
     path = folder / f"{request.stem}.tflite"
-    path.write_bytes(pack(file))
+    path.write_bytes(with_labels(pack(file), request.labels))
     return Written(path=path, weight_bytes=_weight_bytes(file))
 
 

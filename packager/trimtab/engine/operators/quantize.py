@@ -24,6 +24,9 @@ _STORED = ("int2", "uint2", "int4", "uint4", "int8", "uint8", "int16", "uint16",
 _WRITTEN = ("int8", "uint8", "int16", "uint16")
 """TensorFlow computes with these; narrower ones exist in pairs and in stored weights only."""
 
+_FAKE_QUANT_BITS = {255: 8, 65535: 16}
+"""By the number of steps: what the TFLite converter reads as int8 and int16."""
+
 
 @operator("QuantizeLinear", trainable=(0,))
 def quantize_linear(call: Call) -> Laid:
@@ -40,7 +43,7 @@ def quantize_linear(call: Call) -> Laid:
         return laid(tf.cast(rounded, kind))
     if not call[1].is_constant and is_learned(call.node.inputs[1]):
         return _learned(call, low, high)
-    if call[1].is_constant and call.array(1).size == 1 and kind.itemsize == 1 and high - low == 255:
+    if call[1].is_constant and call.array(1).size == 1 and high - low in _FAKE_QUANT_BITS:
         return _fake_quantized(call, low, high)
     steps, scale, zero = _steps(call)
     inside = tf.clip_by_value(steps, low - zero, high - zero)
@@ -48,7 +51,7 @@ def quantize_linear(call: Call) -> Laid:
 
 
 def _fake_quantized(call: Call, low: int, high: int) -> Laid:
-    """8 bits and one scale: TensorFlow's fake quantization of `[s * (qmin - z), s * (qmax - z)]`.
+    """One scale, 8 or 16 bits: TensorFlow's fake quantization, `[s * (qmin - z), s * (qmax - z)]`.
 
     It nudges the range so that zero falls on the grid, which it does already.
     """
@@ -57,9 +60,8 @@ def _fake_quantized(call: Call, low: int, high: int) -> Laid:
     data = call[0]
     step = float(call.array(1).item())
     zero = int(call.array(2).item()) if call.has(2) else 0
-    result = tf.quantization.fake_quant_with_min_max_args(
-        data.tensor, step * (low - zero), step * (high - zero), num_bits=8
-    )
+    ends, bits = (step * (low - zero), step * (high - zero)), _FAKE_QUANT_BITS[high - low]
+    result = tf.quantization.fake_quant_with_min_max_args(data.tensor, *ends, num_bits=bits)
     return Laid(result, data.axes)
 
 

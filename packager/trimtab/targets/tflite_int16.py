@@ -1,0 +1,38 @@
+"""Mends what TensorFlow's converter (2.21) gets wrong in files with int16 activations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from trimtab.targets.tflite_flatbuffer import add_buffer, contents, operator_name, type_name
+
+_BIASED = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3}
+"""Where each kernel reads its bias."""
+
+
+def widen_biases(file: Any) -> None:
+    """Makes the biases of int16 kernels int64, in place.
+
+    Sums of products of 16 and 8 bits do not fit into 32 bits, and the kernels ask for biases of
+    64 (tensorflow/lite/kernels/depthwise_conv.cc). A depthwise convolution without a bias gets
+    one of 32-bit zeros from the converter, and the file does not load.
+
+    Args:
+        file: A `ModelT`.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    for graph in file.subgraphs:
+        for operator in graph.operators:
+            position = _BIASED.get(operator_name(file, operator), len(operator.inputs))
+            if position >= len(operator.inputs) or operator.inputs[position] < 0:
+                continue
+            bias = graph.tensors[operator.inputs[position]]
+            if (
+                type_name(graph.tensors[operator.outputs[0]]) == "int16"
+                and type_name(bias) == "int32"
+            ):
+                bias.buffer = add_buffer(file, contents(file, bias, np.int32).astype(np.int64))
+                bias.type = schema.TensorType.INT64
