@@ -47,6 +47,14 @@ def has_integer_activations(model: ir.Model) -> bool:
     return any(node.op_type == "QuantizeLinear" for node in model.graph)
 
 
+def has_int16_activations(model: ir.Model) -> bool:
+    """Says whether activations are rounded to integers of 16 bits."""
+    return any(
+        node.op_type == "QuantizeLinear" and node.outputs[0].dtype == ir.DataType.INT16
+        for node in model.graph
+    )
+
+
 ACTIVATIONS_KEY = "trimtab.activations"
 """Where the DequantizeLinear of a weight says what may become of its layer's activations."""
 
