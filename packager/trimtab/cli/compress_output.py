@@ -13,6 +13,7 @@ from trimtab.cli.output import print_table
 if TYPE_CHECKING:
     from trimtab.workflow.compressed import Compressed
     from trimtab.workflow.frugal_trials import Search, Trial
+    from trimtab.workflow.job import Outcome
     from trimtab.workflow.standing import Standing
 
 
@@ -32,6 +33,9 @@ def print_results(results: Sequence[Compressed], output: Path) -> None:
             "value",
             "original",
             "agreement",
+            "cosine",
+            "time here",
+            "as float",
         ),
         (
             (
@@ -41,6 +45,7 @@ def print_results(results: Sequence[Compressed], output: Path) -> None:
                 f"{result.weight_bytes:,}",
                 f"{result.counts.macs_share:.1%}",
                 *_accuracy(result),
+                *_beside_float(result),
             )
             for result in results
         ),
@@ -48,6 +53,7 @@ def print_results(results: Sequence[Compressed], output: Path) -> None:
     if results and results[0].evaluation is None:
         typer.echo("accuracy was not checked: there is no data (--data)")
     for result in results:
+        _print_slowness(result)
         _print_harm(result)
 
 
@@ -104,6 +110,33 @@ def _accuracy(result: Compressed) -> tuple[str, ...]:
     return (figures.metric or "none", *("none" if v is None else f"{v:.4f}" for v in values))
 
 
+def _beside_float(result: Compressed) -> tuple[str, str, str]:
+    """Gives the cosine of the outputs with the original's, and the times of file and float twin."""
+    from trimtab.search.units import ABSENT, show_us
+
+    cosine = None if result.fidelity is None else result.fidelity.cosine
+    speed = result.speed
+    return (
+        ABSENT if cosine is None else f"{cosine:.4f}",
+        show_us(None if speed is None else speed.latency_us),
+        show_us(None if speed is None else speed.float_latency_us),
+    )
+
+
+def _print_slowness(result: Compressed) -> None:
+    """Flags a quantized file that its float twin outruns."""
+    from trimtab.search.units import show_us
+
+    speed = result.speed
+    if speed is not None and speed.slower:
+        typer.echo(
+            f"{result.target}: the quantized file is SLOWER than the same model in float on this "
+            f"machine: {show_us(speed.latency_us)} against {show_us(speed.float_latency_us)}, "
+            f"{speed.ratio:.2f} times (98 % interval {speed.ratio_interval[0]:.2f} to "
+            f"{speed.ratio_interval[1]:.2f})"
+        )
+
+
 def _print_harm(result: Compressed) -> None:
     from trimtab.evaluate.harm import describe
 
@@ -148,3 +181,16 @@ def _trial_cells(trial: Trial, taken: bool) -> tuple[str, ...]:
         show_us(trial.latency_us),
         "taken" if taken else trial.verdict,
     )
+
+
+def leave(outcome: Outcome) -> None:
+    """Says what is missing, and exits with the code that tells of it."""
+    for runtime, error in outcome.refused.items():
+        typer.echo(f"trimtab: error: there is no {runtime} file: {error}", err=True)
+    if outcome.interrupted:
+        left = ", ".join(outcome.results[0].left_out)
+        rest = f"; not done: {left}. The same command again goes on" if left else ""
+        typer.echo(f"interrupted{rest}", err=True)
+        raise typer.Exit(130)
+    if outcome.refused:
+        raise typer.Exit(max(error.exit_code for error in outcome.refused.values()))
