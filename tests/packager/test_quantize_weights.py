@@ -15,7 +15,8 @@ from trimtab.compress.prune_weights import PruneWeights
 from trimtab.compress.prune_weights import apply as prune_weights
 from trimtab.compress.quantize_weights import BITS_KEY, QuantizeWeights, apply
 from trimtab.compress.weights import find_weights
-from trimtab.errors import ModelError, RecipeError
+from trimtab.errors import DataError, ModelError, RecipeError
+from trimtab.evaluate.data import Dataset, Split
 from trimtab.graph.count import count_model
 from trimtab.graph.run import run_graph
 from trimtab.targets import export
@@ -119,18 +120,59 @@ def test_a_group_is_a_power_of_two_that_divides_its_row() -> None:
     assert blocks == [4, None]
 
 
-def test_few_bits_share_a_scale_among_64_and_eight_among_all() -> None:
-    b = GraphBuilder(256)
-    model = b.build(b.dense("x", 256, 5))
-    blocks = {
-        bits: [
-            node.attributes["block_size"].value
-            for node in quantized(model, bits=bits).graph
-            if "block_size" in node.attributes
-        ]
-        for bits in (8, 4, 2, 1)
-    }
-    assert blocks == {8: [], 4: [64], 2: [64], 1: [64]}
+def correlated() -> tuple[ir.Model, Dataset]:
+    """Inputs that move together: what one weight loses, another can make good."""
+    b = GraphBuilder(64)
+    model = b.build(b.dense("x", 64, 5))
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(200, 4)) @ rng.normal(size=(4, 64)) + 0.1 * rng.normal(size=(200, 64))
+    split = Split(inputs=(x.astype(np.float32),))
+    return model, Dataset(source="test", train=split, test=split)
+
+
+def test_with_data_rounding_makes_good_what_it_loses() -> None:
+    model, data = correlated()
+    (expected,) = run_graph(model, data.train.inputs)
+    errors = {}
+    for rounding in ("nearest", "gptq", None):
+        step = QuantizeWeights(bits=4, rounding=rounding)
+        (output,) = run_graph(apply(model, step, context(model, data)), data.train.inputs)
+        errors[rounding] = float(np.square(output - expected).mean())
+    assert errors["gptq"] < errors["nearest"] / 4
+    assert errors[None] == errors["gptq"]
+
+
+def test_compensation_keeps_pruned_weights_pruned() -> None:
+    model, data = correlated()
+    given = context(model, data)
+    pruned = prune_weights(model, PruneWeights(sparsity=0.5), given)
+    result = apply(pruned, QuantizeWeights(bits=4, rounding="gptq"), given)
+    (codes,) = stored(result)
+    (before,) = find_weights(pruned)
+    assert codes.const_value is not None
+    assert (
+        not codes.const_value.numpy()
+        .astype(int)
+        .reshape(before.array.shape)[before.array == 0]
+        .any()
+    )
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_compensated_rounding_takes_any_graph(name: str) -> None:
+    model = GRAPHS[name]()
+    given = context(model, small_dataset(model, 16))
+    inputs = samples(model)
+    (expected, *_), (output, *_) = (
+        run_graph(each, inputs)
+        for each in (model, apply(model, QuantizeWeights(bits=4, rounding="gptq"), given))
+    )
+    assert np.abs(output - expected).max() < 0.5 * np.abs(expected).max()
+
+
+def test_compensated_rounding_needs_data() -> None:
+    with pytest.raises(DataError, match="rounding gptq needs sample inputs"):
+        quantized(GRAPHS["plain"](), bits=4, rounding="gptq")
 
 
 def test_only_named_layers_are_quantized() -> None:
@@ -170,8 +212,8 @@ def test_a_quantized_model_has_nothing_left_to_quantize() -> None:
         quantized(quantized(GRAPHS["plain"](), bits=8), bits=4)
 
 
-@pytest.mark.parametrize("step", [{"bits": 3}, {"group": 1}])
-def test_refuses_what_it_cannot_do(step: dict[str, int]) -> None:
+@pytest.mark.parametrize("step", [{"bits": 3}, {"group": 1}, {"bits": 1, "rounding": "gptq"}])
+def test_refuses_what_it_cannot_do(step: dict[str, object]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(step, QuantizeWeights)
 

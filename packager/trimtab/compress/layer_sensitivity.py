@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import onnx_ir as ir
@@ -23,6 +23,7 @@ from trimtab.compress import quantize_weights
 from trimtab.compress.affine import Range
 from trimtab.compress.calibrate import calibrate
 from trimtab.compress.context import Context
+from trimtab.compress.input_moments import input_moments
 from trimtab.compress.placement import has_integer_kernel, quantized_groups
 from trimtab.compress.quantize import MINIMUM_OPSET, quantize
 from trimtab.compress.quantize_weights import QuantizeWeights
@@ -81,7 +82,7 @@ class Sensitivity:
 
 
 class Assembler:
-    """Makes models from assignments; activations are calibrated once for all of them.
+    """Makes models from assignments; layers' inputs are looked at once for all.
 
     Args:
         model: The float model. It is left as it is.
@@ -104,10 +105,10 @@ class Assembler:
         self._model = model.clone()
         infer_shapes(self._model)
         self._kernels = [weight.name for weight in weights if has_int8_form(model, weight)]
-        self._quiet = replace(context, log=lambda _: None)
         assert context.dataset is not None, "the technique has asked for data"
         self._samples = context.dataset.calibration(calibration_samples, context.seed)
         self._ranges: dict[str, Range] = {}
+        self._moments = input_moments(model, weights, self._samples)
 
     def assemble(self, assignment: Assignment) -> ir.Model:
         """Returns a copy of the model in which each layer has its form."""
@@ -116,7 +117,8 @@ class Assembler:
             layers = tuple(_exactly(name) for name, given in assignment.items() if given == form)
             if layers:
                 step = QuantizeWeights(bits=bits, layers=layers)
-                result = quantize_weights.apply(result, step, self._quiet)
+                moments = self._moments if bits < 8 else {}
+                result = quantize_weights.quantize(result, step, moments, _quietly)
         return result
 
     def _in_int8(self, assignment: Assignment) -> ir.Model:
@@ -171,6 +173,10 @@ def measure(
         Sensitivity(layer=layer, effects=tuple(effect(layer, form) for form in allowed))
         for layer, allowed in layers
     ]
+
+
+def _quietly(_line: str) -> None:
+    """Takes lines about weights that may not stay so."""
 
 
 def _exactly(name: str) -> str:

@@ -7,7 +7,8 @@ docs/decisions/0008-weight-only-forms.md). TFLite files get the same numbers as 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import ml_dtypes
 import msgspec
@@ -15,9 +16,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from trimtab.compress.gptq import fit_compensated
+from trimtab.compress.input_moments import input_moments
 from trimtab.compress.layer_patterns import matching_weights
-from trimtab.compress.weight_grid import Bits, fit
+from trimtab.compress.weight_grid import Bits, Groups, fit
 from trimtab.compress.weights import Weight, require_weights
+from trimtab.errors import DataError
 from trimtab.graph.access import add_initializer, replace_value
 from trimtab.graph.opset import raise_opset
 
@@ -29,11 +33,6 @@ Array = NDArray[Any]
 BITS_KEY = "trimtab.bits"
 """Where stored codes say how many bits they need, which may be fewer than they are stored in."""
 
-_GROUP = 64
-"""Weights that share a scale at 4 bits and fewer. On ResNet-8's validation digits, distorted, the
-error of 4-bit weights was 0.134 of the logits' spread with groups of 64, 0.152 with 32, 0.139 with
-16 and 0.212 without groups; the scales add half a bit to a weight."""
-
 # DequantizeLinear has an axis, and so a scale for each row, from 13 on; blocks and 4 bits from 21.
 _OPSET_ROWS, _OPSET_BLOCKS = 13, 21
 
@@ -44,10 +43,13 @@ class QuantizeWeights(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
     Attributes:
         bits: 8, 4, 2, or 1 for signs. Zeros stay zero, at 1 bit too.
         group: Weights of an output that share a scale, along its inputs: the largest power of
-            two up to this that divides their number. By default 64 with 4 bits and fewer, and
-            all of them with 8.
+            two up to this that divides their number. By default all of them, which is what all
+            three targets can store.
         symmetric: Codes around zero; otherwise each group has a zero point of its own, which
             suits weights that lean to one side.
+        rounding: `nearest`, or `gptq`, which needs data (labels not needed): see `gptq`. By
+            default the latter with 4 and 2 bits where there is data.
+        calibration_samples: For `gptq`.
         layers: Names of weights or of the operators that read them, or kinds of operators, with
             `*` and `?`; all by default.
     """
@@ -55,30 +57,68 @@ class QuantizeWeights(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
     bits: Bits = 8
     group: Annotated[int, msgspec.Meta(ge=2)] | None = None
     symmetric: bool = True
+    rounding: Literal["nearest", "gptq"] | None = None
+    calibration_samples: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 128
     layers: tuple[str, ...] = ()
 
-    @property
-    def shared(self) -> int | None:
-        """How many weights may share a scale at most; None for any number."""
-        return _GROUP if self.group is None and self.bits < 8 else self.group
+    def __post_init__(self) -> None:
+        """Refuses signs that make up for each other: their scale is fixed by the magnitudes."""
+        if self.bits == 1 and self.rounding == "gptq":
+            raise ValueError("rounding gptq needs 2 bits or more; give nearest, or more bits")
 
 
 def apply(model: ir.Model, step: QuantizeWeights, context: Context) -> ir.Model:
     """Returns a copy with integer weights. Biases and the like stay float.
 
     Raises:
+        DataError: `gptq` is asked for and there is no data.
         ModelError: The model has no float32 weights, one that is not finite, or an operator that
             cannot be brought to the opset that the form needs.
         RecipeError: A pattern of `layers` matches nothing.
+    """
+    weights = _chosen(model, step)
+    moments: Mapping[str, Array] = {}
+    if _compensates(step, context):
+        assert context.dataset is not None, "checked there"
+        samples = context.dataset.calibration(step.calibration_samples, context.seed)
+        moments = input_moments(model, weights, samples)
+    return quantize(model, step, moments, context.log)
+
+
+def quantize(
+    model: ir.Model,
+    step: QuantizeWeights,
+    moments: Mapping[str, Array],
+    log: Callable[[str], None],
+) -> ir.Model:
+    """Does the same with second moments of the layers' inputs that are known.
+
+    Args:
+        model: The float model, or one of which layers are quantized already.
+        step: How few bits.
+        moments: By the names of weights (see `input_moments`); layers that are not among them are
+            rounded to nearest.
+        log: Takes a line for each weight.
     """
     weights = _chosen(model, step)
     blocked = any(_stored_in_blocks(weight, step) for weight in weights)
     needed = _OPSET_BLOCKS if blocked or step.bits < 8 else _OPSET_ROWS
     result = raise_opset(model, needed)
     for weight in _chosen(result, step):
-        error = _quantize(weight, result.graph, step)
-        context.log(f"{weight.name}: {step.bits} bits, relative error {error:.2%}")
+        error = _quantize(weight, result.graph, step, moments.get(weight.name))
+        log(f"{weight.name}: {step.bits} bits, relative error {error:.2%}")
     return result
+
+
+def _compensates(step: QuantizeWeights, context: Context) -> bool:
+    if step.rounding is None:
+        return step.bits in {2, 4} and context.dataset is not None
+    if step.rounding == "gptq" and context.dataset is None:
+        raise DataError(
+            "quantize_weights: rounding gptq needs sample inputs and there are none; give a data "
+            "file with --data (labels are not needed), or rounding nearest"
+        )
+    return step.rounding == "gptq"
 
 
 def _chosen(model: ir.Model, step: QuantizeWeights) -> list[Weight]:
@@ -103,11 +143,11 @@ def _group_size(weight: Weight, step: QuantizeWeights) -> int | None:
     row stays whole.
     """
     length = _flat(weight).shape[_block_axis(weight)]
-    if step.shared is None or step.shared >= length:
+    if step.group is None or step.group >= length:
         return None
     divisor = int(length & -length)  # the largest power of two that divides it
-    size = min(divisor, 1 << (step.shared.bit_length() - 1))
-    return size if size >= step.shared / 4 else None
+    size = min(divisor, 1 << (step.group.bit_length() - 1))
+    return size if size >= step.group / 4 else None
 
 
 def _flat(weight: Weight) -> Array:
@@ -124,17 +164,19 @@ def _block_axis(weight: Weight) -> int:
     return weight.inner[-1]
 
 
-def _quantize(weight: Weight, graph: ir.Graph, step: QuantizeWeights) -> float:
+def _quantize(
+    weight: Weight, graph: ir.Graph, step: QuantizeWeights, moments: Array | None
+) -> float:
     """Puts a DequantizeLinear where the weight was; returns the error, root mean square."""
     original = weight.array
     if _stored_in_blocks(weight, step):
         stored, axis = _flat(weight), _block_axis(weight)
         size = _group_size(weight, step) or stored.shape[axis]
-        codes, scales, zeros, real = _in_blocks(stored, axis, size, step)
+        codes, scales, zeros, real = _in_blocks(stored, axis, size, step, moments)
         attributes = {"axis": axis, "block_size": size}
     else:
         axis = weight.rows[0]
-        codes, scales, zeros, real = _by_row(original, axis, step)
+        codes, scales, zeros, real = _by_row(original, axis, step, moments)
         attributes = {"axis": axis}
     _insert(weight, graph, (codes, scales, zeros), attributes, step.bits)
     size_of = float(np.sqrt(np.square(original, dtype=np.float64).mean()))
@@ -142,10 +184,13 @@ def _quantize(weight: Weight, graph: ir.Graph, step: QuantizeWeights) -> float:
     return float(np.sqrt(error)) / size_of if size_of else 0.0
 
 
-def _by_row(array: Array, axis: int, step: QuantizeWeights) -> tuple[Array, Array, Array, Array]:
+def _by_row(
+    array: Array, axis: int, step: QuantizeWeights, moments: Array | None
+) -> tuple[Array, Array, Array, Array]:
     """Gives codes, scales, zero points and values with one scale for each index of an axis."""
     moved = np.moveaxis(array, axis, 0)
-    fitted = fit(moved.reshape(len(moved), -1), step.bits, symmetric=step.symmetric)
+    rows = moved.reshape(len(moved), -1)
+    fitted = _fit(rows, rows.shape[1], step, moments)
 
     def back(flat: Array) -> Array:
         return np.moveaxis(flat.reshape(moved.shape), 0, axis)
@@ -154,11 +199,11 @@ def _by_row(array: Array, axis: int, step: QuantizeWeights) -> tuple[Array, Arra
 
 
 def _in_blocks(
-    array: Array, axis: int, size: int, step: QuantizeWeights
+    array: Array, axis: int, size: int, step: QuantizeWeights, moments: Array | None
 ) -> tuple[Array, Array, Array, Array]:
     """Gives the same with one scale for each block along an axis."""
     moved = np.moveaxis(array, axis, -1)
-    fitted = fit(moved.reshape(-1, size), step.bits, symmetric=step.symmetric)
+    fitted = _fit(moved.reshape(-1, moved.shape[-1]), size, step, moments)
 
     def back(flat: Array) -> Array:
         return np.moveaxis(flat.reshape(*moved.shape[:-1], -1), -1, axis)
@@ -169,6 +214,13 @@ def _in_blocks(
         back(fitted.zero_points),
         back(fitted.values()),
     )
+
+
+def _fit(rows: Array, size: int, step: QuantizeWeights, moments: Array | None) -> Groups:
+    """Rounds the rows of a matrix, of which so many weights each share a scale."""
+    if moments is None:
+        return fit(rows.reshape(-1, size), step.bits, symmetric=step.symmetric)
+    return fit_compensated(rows, moments, size, step.bits, symmetric=step.symmetric)
 
 
 def _insert(

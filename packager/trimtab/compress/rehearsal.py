@@ -67,7 +67,13 @@ def untrained(step: Step) -> Step:
     return replace(step, parameters=type(step.parameters)(**given))
 
 
-_QUICK = {"rounds": 1, "epochs_per_round": 0, "epochs": 0, "calibration_samples": _SAMPLES}
+_QUICK = {
+    "rounds": 1,
+    "epochs_per_round": 0,
+    "epochs": 0,
+    "calibration_samples": _SAMPLES,
+    "samples": _SAMPLES,
+}
 
 
 def _apply(model: ir.Model, step: Step, context: Context) -> ir.Model:
@@ -104,6 +110,7 @@ def _check_data(index: int, step: Step) -> None:
     parameters = msgspec.structs.asdict(step.parameters)
     needs = step.technique in _ALWAYS_NEED_DATA
     needs |= bool(parameters.get("epochs") or parameters.get("epochs_per_round"))
+    needs |= parameters.get("rounding") == "gptq"
     needs |= parameters.get("criterion") in _GRADIENTS or parameters.get("scope") == "sensitivity"
     needs |= step.technique == "factorize" and parameters["max_drop"] is not None
     if needs:
