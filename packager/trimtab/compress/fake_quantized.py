@@ -27,6 +27,7 @@ from trimtab.graph.access import (
     attribute,
     constant,
     held,
+    rank_of,
     replace_value,
 )
 from trimtab.graph.dequantize import weight_floats
@@ -221,8 +222,8 @@ def _row_axis(node: ir.Node, bits: Bits) -> int | None:
         return None
     if node.op_type == "Gemm":
         return 0 if attribute(node, "transB", 0) else 1
-    value = node.inputs[1]
-    return len(value.shape) - 1 if value is not None and value.shape else None
+    rank = rank_of(node.inputs[1]) or 0
+    return rank - 1 if rank > 1 else None
 
 
 def _fitted(array: Array, axis: int | None) -> Grid:

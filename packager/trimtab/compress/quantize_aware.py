@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 LEARNING_RATE = 3e-4
 
-_OPSETS = {8: 13, 4: 21}
-"""The first with scales for each channel, and the first with 4-bit integers."""
+_OPSET_CHANNELS, _OPSET_BLOCKS = 13, 21
+"""The first with scales for each channel, and the first with 4-bit integers and scales of blocks,
+as weights of recurrent layers have them."""
 
 
 class QuantizeAware(Training, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -86,7 +87,7 @@ def apply(model: ir.Model, step: QuantizeAware, context: Context) -> ir.Model:
 
     check_trainable(model, len(context.dataset.train))
     check_supported(model)
-    form = _train_form(raise_opset(model, _OPSETS[step.weight_bits or 8]), step, context)
+    form = _train_form(raise_opset(model, _needed_opset(model, step)), step, context)
     if step.epochs:
         try:
             train_towards_teacher(form, step, context)
@@ -94,6 +95,11 @@ def apply(model: ir.Model, step: QuantizeAware, context: Context) -> ir.Model:
             context.kept.model = stored_form(form)
             raise
     return stored_form(form)
+
+
+def _needed_opset(model: ir.Model, step: QuantizeAware) -> int:
+    blocked = step.weight_bits == 4 or any(map(is_recurrent, model.graph))
+    return _OPSET_BLOCKS if blocked else _OPSET_CHANNELS
 
 
 def _train_form(model: ir.Model, step: QuantizeAware, context: Context) -> ir.Model:

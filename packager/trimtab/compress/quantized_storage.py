@@ -101,6 +101,28 @@ def _store_weight(to_real: ir.Node, graph: ir.Graph) -> None:
     if zero.dtype != np.int8:
         codes.metadata_props[BITS_KEY] = "4"
     to_real.replace_input_with(0, codes)
+    if any(is_recurrent(use.node) for use in to_real.outputs[0].uses()):
+        _store_scales_in_blocks(to_real, graph)
+
+
+def _store_scales_in_blocks(to_real: ir.Node, graph: ir.Graph) -> None:
+    """Repeats the scales of a recurrent layer's gates for each direction, one a row.
+
+    With a scale for each index of an axis, OpenVINO 2026.4 refuses int8 weights of an LSTM in a
+    graph with pairs ("LSTMSequence expects Constant for port 4").
+    """
+    codes, scales, zero = (constant(value) for value in to_real.inputs)
+    assert codes is not None
+    assert scales is not None
+    assert zero is not None
+    rows = np.broadcast_to(scales.reshape(1, -1, 1), (*codes.shape[:2], 1))
+    names = [str(value.name) for value in to_real.inputs[1:] if value is not None]
+    to_real.replace_input_with(1, add_initializer(graph, names[0], rows))
+    to_real.replace_input_with(
+        2, add_initializer(graph, names[1], np.zeros(rows.shape, zero.dtype))
+    )
+    to_real.attributes["axis"] = ir.AttrInt64("axis", 2)
+    to_real.attributes["block_size"] = ir.AttrInt64("block_size", codes.shape[2])
 
 
 def _bias(place: Place) -> Array | None:
