@@ -48,11 +48,13 @@ class ProfileRuntime(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
         dtypes: What it runs fast here: `float32`, `float16`, `int8`, `int4`.
         options: Session options that the device wants, such as the provider that has its
             accelerator; `session_options.py` has their names and types. They go into the manifest.
+        form: Of files for ONNX Runtime: `ort` where the device has one of its minimal builds.
     """
 
     name: RuntimeName
     dtypes: tuple[Literal["float32", "float16", "int8", "int4"], ...]
     options: dict[str, Option] = {}
+    form: Literal["onnx", "ort"] = "onnx"
 
 
 class PowerSensor(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

@@ -12,6 +12,7 @@ import typer
 from trimtab.cli import (
     compress,
     evaluate,
+    export,
     init,
     inspect,
     optimize,
@@ -37,6 +38,7 @@ for module in (
     profiles,
     init,
     compress,
+    export,
     evaluate,
     package,
     serve,

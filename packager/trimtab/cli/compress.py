@@ -95,6 +95,7 @@ def command(
 
     Example: trimtab compress watch.keras --data watch.npz --recipe small.yaml -o small
     """
+    from trimtab.cli.compress_output import leave
     from trimtab.hardware import detect_profile, load_profile
     from trimtab.workflow.job import Job, check_writable
     from trimtab.workflow.source import load_source
@@ -122,7 +123,7 @@ def command(
         )
         search, outcome = _run(job, wish, log)
     _show(search, outcome, output, as_json=json)
-    _leave(outcome)
+    leave(outcome)
 
 
 def _check(wish: _Wish, *, has_data: bool) -> None:
@@ -208,16 +209,3 @@ def _show(search: Search | None, outcome: Outcome, output: Path, *, as_json: boo
         if search is not None:
             print_search(search, outcome.results)
         print_results(outcome.results, output)
-
-
-def _leave(outcome: Outcome) -> None:
-    """Says what is missing, and exits with the code that tells of it."""
-    for runtime, error in outcome.refused.items():
-        typer.echo(f"trimtab: error: there is no {runtime} file: {error}", err=True)
-    if outcome.interrupted:
-        left = ", ".join(outcome.results[0].left_out)
-        rest = f"; not done: {left}. The same command again goes on" if left else ""
-        typer.echo(f"interrupted{rest}", err=True)
-        raise typer.Exit(130)
-    if outcome.refused:
-        raise typer.Exit(max(error.exit_code for error in outcome.refused.values()))

@@ -8,16 +8,19 @@ import onnx_ir as ir
 
 from trimtab.graph.count import count_model
 from trimtab.graph.save import save_whole
+from trimtab.targets.onnxruntime_ort import convert
 from trimtab.targets.onnxruntime_weights import lower_weights
 from trimtab.targets.wide_activations import drop_wide_pairs
 from trimtab.targets.writing import WriteRequest, Written
 
 
 def write(model: ir.Model, folder: Path, request: WriteRequest) -> Written:
-    """Writes an `.onnx` file; see `Writer`."""
+    """Writes an `.onnx` or `.ort` file; see `Writer`."""
     path = folder / f"{request.stem}.onnx"
     lowered = model.clone()
     drop_wide_pairs(lowered)
     lower_weights(lowered)
     save_whole(lowered, path)
+    if request.form == "ort":
+        path = convert(path)
     return Written(path=path, weight_bytes=count_model(model).weight_bytes)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from trimtab.errors import ExportError
+from trimtab.errors import ExportError, UnsupportedOperatorError
 from trimtab.graph.access import attribute, constant
 from trimtab.graph.count import count_model
 from trimtab.graph.precision import may_round_activations
@@ -52,10 +53,24 @@ def _convert(model: ir.Model, path: Path) -> Foreign:
     try:
         return ov.convert_model(sources[0])
     except Exception as error:  # its exceptions have no common base but Exception
-        raise ExportError(f"OpenVINO refuses the graph: {error}") from error
+        raise _refusal(str(error)) from error
     finally:
         for file in sources:
             file.unlink()
+
+
+def _refusal(message: str) -> ExportError | UnsupportedOperatorError:
+    """Returns what to raise; OpenVINO names all operators that it lacks in one line."""
+    found = re.search(r"No conversion rule found for operations: (.*)", message)
+    if found is None:
+        return ExportError(f"OpenVINO refuses the graph: {message}")
+    # Such as `Det-17`: the operator and the opset that it is from.
+    names = sorted({name.rpartition("-")[0] or name for name in found[1].split(", ")})
+    return UnsupportedOperatorError(
+        f"OpenVINO has no {', '.join(names)}; write the model without them, or leave the target "
+        "out (--target)",
+        names,
+    )
 
 
 def _drop_zero_zero_points(model: ir.Model) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import onnx_ir as ir
@@ -12,16 +13,22 @@ Option = str | int | float | bool
 """The value of a session option, as a manifest can hold it."""
 
 
+Form = Literal["onnx", "ort"]
+"""What ONNX Runtime loads: `ort` is for its minimal builds."""
+
+
 class WriteRequest(msgspec.Struct, kw_only=True, frozen=True):
     """What a file is to be called and to say of itself.
 
     Attributes:
         stem: File name without its ending.
         labels: Class names by class number, for files that can carry them.
+        form: Of a file for ONNX Runtime.
     """
 
     stem: str = "model"
     labels: tuple[str, ...] | None = None
+    form: Form = "onnx"
 
 
 class Written(msgspec.Struct, kw_only=True, frozen=True):

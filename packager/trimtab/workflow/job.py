@@ -11,10 +11,10 @@ from pathlib import Path
 import onnx_ir as ir
 
 from trimtab.compress.recipe import Recipe
-from trimtab.errors import ModelError
 from trimtab.evaluate.load import fingerprint
 from trimtab.workflow.compress import Compressor
 from trimtab.workflow.compressed import Compressed, tool_versions
+from trimtab.workflow.each_target import write_each
 from trimtab.workflow.source import Source
 from trimtab.workflow.standing import Standing, measure
 from trimtab.workflow.unfinished import FOLDER, Unfinished
@@ -22,12 +22,7 @@ from trimtab_agent.contract import codec
 from trimtab_agent.contract.manifest import RuntimeName
 from trimtab_agent.contract.profile import Profile
 from trimtab_agent.durable import storage_errors
-from trimtab_agent.errors import (
-    PackageError,
-    RuntimeUnavailableError,
-    StorageError,
-    TrimtabError,
-)
+from trimtab_agent.errors import StorageError, TrimtabError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,18 +102,11 @@ def compress(
             raise
         log("interrupted: writing the best model so far; Ctrl-C again stops at once")
         applied, interrupted = best, True
-    results, refused = [], dict[RuntimeName, TrimtabError]()
-    for target in job.targets:
-        log(f"exporting for {target}")
-        try:
-            results.append(compressor.write(applied, target, job.output / target))
-        except (ModelError, PackageError, RuntimeUnavailableError) as error:
-            refused[target] = error  # another runtime may well take the model
-    if refused and not results:
-        raise next(iter(refused.values()))
+    write = partial(compressor.write, applied)
+    results, refused = write_each(write, job.targets, job.output, log=log)
     if not interrupted:
         unfinished.clear()
-    return Outcome(tuple(results), refused, interrupted)
+    return Outcome(results, refused, interrupted)
 
 
 def check_writable(folder: Path) -> None:

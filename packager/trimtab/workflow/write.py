@@ -31,7 +31,7 @@ from trimtab.progress import report
 from trimtab.targets import Comparison, Exported, export
 from trimtab.targets.gate import compare, relative_limit
 from trimtab.targets.speed import Speed, compare_speed
-from trimtab.targets.writing import WriteRequest
+from trimtab.targets.writing import Form, WriteRequest
 from trimtab.workflow.compressed import COMPRESSED_FILE, GOLDEN_FILE, Compressed, tool_versions
 from trimtab.workflow.source import Source
 from trimtab.workflow.standing import StepSummary
@@ -165,8 +165,11 @@ class TargetWriter:
             directory,
             samples=self.gate_samples,
             sized=self._source.dataset is not None,
-            request=WriteRequest(labels=self._labels),
+            request=WriteRequest(labels=self._labels, form=self._form(target)),
         )
+
+    def _form(self, target: RuntimeName) -> Form:
+        return next(entry.form for entry in self._profile.runtimes if entry.name == target)
 
     def _load(self, exported: Exported) -> runtimes.Session:
         return runtimes.load(
