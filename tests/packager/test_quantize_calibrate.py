@@ -17,7 +17,7 @@ from trimtab.compress.calibrate import (
 )
 from trimtab.errors import DataError
 
-METHODS = ("minmax", "percentile", "mse")
+METHODS = ("minmax", "percentile", "mse", "entropy")
 
 
 def relu_model() -> ir.Model:
@@ -42,7 +42,7 @@ def test_an_activation_that_is_always_zero(method):
     assert ranges["x"].high == 0
 
 
-@pytest.mark.parametrize("method", ["percentile", "mse"])
+@pytest.mark.parametrize("method", ["percentile", "mse", "entropy"])
 def test_clipping_methods_leave_out_an_outlier(method):
     x = np.random.default_rng(0).normal(size=(20000, 5)).astype(np.float32)
     x[0, 0] = 12

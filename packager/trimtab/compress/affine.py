@@ -20,6 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.compress.window_rounding import round_windows
+
 CODE_MIN, CODE_MAX = 0, 255
 WEIGHT_MAX = 127
 # Half of int32: the other half is for the sum of products that the bias is added to.
@@ -152,7 +154,11 @@ def along_axis(scales: NDArray[np.float32], rank: int, axis: int | None) -> NDAr
 
 
 def quantize_weights(
-    weights: NDArray[np.float32], scales: NDArray[np.float32], axis: int | None
+    weights: NDArray[np.float32],
+    scales: NDArray[np.float32],
+    axis: int | None,
+    *,
+    by_window: bool = False,
 ) -> NDArray[np.int8]:
     """Round weights to codes in -127..127, with zero point 0.
 
@@ -160,8 +166,11 @@ def quantize_weights(
         weights: Real weights of any shape.
         scales: One scale for each index of the axis, or a scalar.
         axis: The axis of the scales, or None.
+        by_window: Round so that sums of a convolution's windows stay (see `window_rounding`),
+            else each weight to nearest.
     """
-    codes = np.rint(weights / along_axis(scales, weights.ndim, axis))
+    steps = weights / along_axis(scales, weights.ndim, axis)
+    codes = round_windows(steps) if by_window else np.rint(steps)
     clipped: NDArray[np.int8] = np.clip(codes, -WEIGHT_MAX, WEIGHT_MAX).astype(np.int8)
     return clipped
 
