@@ -21,6 +21,7 @@ import onnx_ir as ir
 
 from trimtab.compress import quantize_weights
 from trimtab.compress.affine import Range
+from trimtab.compress.bias_correction import correct_biases
 from trimtab.compress.calibrate import calibrate
 from trimtab.compress.context import Context
 from trimtab.compress.input_moments import input_moments
@@ -110,9 +111,14 @@ class Assembler:
         self._ranges: dict[str, Range] = {}
         self._moments = input_moments(model, weights, self._samples)
 
-    def assemble(self, assignment: Assignment) -> ir.Model:
-        """Returns a copy of the model in which each layer has its form."""
-        result = self._in_int8(assignment)
+    def assemble(self, assignment: Assignment, *, draft: bool = False) -> ir.Model:
+        """Returns a copy of the model in which each layer has its form.
+
+        Args:
+            assignment: The forms.
+            draft: Whether to leave out the correction of int8 biases, a pass over the samples.
+        """
+        result = self._in_int8(assignment, draft=draft)
         for form, bits in _BITS.items():
             layers = tuple(_exactly(name) for name, given in assignment.items() if given == form)
             if layers:
@@ -121,7 +127,7 @@ class Assembler:
                 result = quantize_weights.quantize(result, step, moments, _quietly)
         return result
 
-    def _in_int8(self, assignment: Assignment) -> ir.Model:
+    def _in_int8(self, assignment: Assignment, *, draft: bool) -> ir.Model:
         if "int8" not in assignment.values():
             return self._model
         kept = [_exactly(name) for name in self._kernels if assignment.get(name) != "int8"]
@@ -130,7 +136,10 @@ class Assembler:
         new = [name for group in groups for name in group if name not in self._ranges]
         if new:
             self._ranges |= calibrate(self._model, self._samples, new, method="mse")
-        return quantize(self._model, self._ranges, keep_float=kept)
+        result = quantize(self._model, self._ranges, keep_float=kept)
+        if not draft:
+            correct_biases(result, self._model, self._samples)
+        return result
 
 
 def has_int8_form(model: ir.Model, weight: Weight) -> bool:
@@ -159,7 +168,7 @@ def measure(
     whole = weight_bytes(model)
 
     def effect(layer: str, form: Form) -> Effect:
-        changed = assembler.assemble({layer: form})
+        changed = assembler.assemble({layer: form}, draft=True)
         outputs = validation.run(changed)
         return Effect(
             form=form,

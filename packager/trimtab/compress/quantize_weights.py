@@ -58,7 +58,7 @@ class QuantizeWeights(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
     group: Annotated[int, msgspec.Meta(ge=2)] | None = None
     symmetric: bool = True
     rounding: Literal["nearest", "gptq"] | None = None
-    calibration_samples: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 128
+    calibration_samples: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
     layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from trimtab.errors import DataError
 
 _TRAINS_ONLY = frozenset({"fine_tune", "distil"})
 _ALWAYS_NEED_DATA = frozenset(
-    {"fine_tune", "distil", "early_exit", "quantize_int8", "quantize_aware"}
+    {"fine_tune", "distil", "early_exit", "quantize_int8", "quantize_aware", "mixed_precision"}
 )
 _GRADIENTS = frozenset({"taylor", "obd"})
 _SAMPLES = 8
