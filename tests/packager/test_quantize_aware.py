@@ -249,6 +249,25 @@ def test_permission_to_round_activations_goes_along() -> None:
         assert place.value.producer().metadata_props["trimtab.activations"] == "dynamic"
 
 
+@pytest.mark.parametrize("name", ["residual", "depthwise", "transposed", "perceptron"])
+def test_training_begins_with_what_quantize_int8_gives(name: str) -> None:
+    model = clean(MODELS[name]())
+    surroundings = context(model, small_dataset(model))
+    after = quantize.apply(model, quantize.QuantizeInt8(calibration_samples=64), surroundings)
+    begun, x = quantized(model), samples(model, 16)
+    np.testing.assert_allclose(run_graph(begun, x)[0], run_graph(after, x)[0], atol=1e-5)
+
+
+def test_float_layers_between_codes_stay_shielded() -> None:
+    """Where ONNX Runtime would quantize them by itself; see `float_islands`."""
+    model = clean(quant_graphs.residual())
+    kept = weight_places(model.graph)[1].node.name
+    result = quantized(model, keep_float=(kept,))
+    layer = next(node for node in result.graph if node.name == kept)
+    assert constant(layer.inputs[1]) is not None
+    assert layer.inputs[2].producer().op_type == "DequantizeLinear"
+
+
 def test_four_bits_say_so() -> None:
     result = quantized(clean(quant_graphs.residual()), weight_bits=4)
     marks = {name: result.graph.initializers[name].metadata_props for name in codes(result)}

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
-from trimtab.compress.affine import WEIGHT_MAX, weight_scales
+from trimtab.compress.affine import WEIGHT_MAX, along_axis, weight_scales
 from trimtab.compress.placement import KERNEL_OPERATORS
 from trimtab.compress.quantize_weights import BITS_KEY
 from trimtab.compress.weight_grid import fit
@@ -34,6 +34,10 @@ from trimtab.graph.dequantize import weight_floats
 
 Array = NDArray[Any]
 Bits = Literal[8, 4]
+
+_CELL = 0.49
+"""How far from a code, in steps, a weight may be to be rounded to it: less than a half, by more
+than float32 loses."""
 
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 
@@ -137,6 +141,8 @@ def _thaw_weight(
     if source is None or array is None or bits is None:
         return
     grid = _grid(place.node, array, bits, to_real, one_for_all=_shares_values(source))
+    if to_real is not None and original is not None and not _shares_values(source):
+        array = _as_rounded(array, to_real, grid)
     key = (str(source.name), grid.axis)
     if key not in pairs:
         pairs[key] = _pair(place, source, array, grid, bits)
@@ -204,6 +210,19 @@ def _present_grid(to_real: ir.Node, array: Array, bits: Bits) -> Grid | None:
     if zero.dtype != _integer(bits) or zero.astype(np.int16).any() or not fits:
         return None
     return Grid(scale if axis is not None else scale.reshape(()), axis)
+
+
+def _as_rounded(array: Array, to_real: ir.Node, grid: Grid) -> Array:
+    """Moves weights that were not rounded to the nearest code as far as makes theirs the nearest.
+
+    So training begins with what the graph computes. Zeros stay.
+    """
+    codes, scale = constant(to_real.inputs[0]), constant(to_real.inputs[1])
+    if codes is None or scale is None or not np.array_equal(scale, grid.scales):
+        return array
+    scales = along_axis(grid.scales, array.ndim, grid.axis)
+    near = np.clip(array / scales, codes - _CELL, codes + _CELL) * scales
+    return np.where(array == 0, array, near).astype(np.float32)
 
 
 def _row_axis(node: ir.Node, bits: Bits) -> int | None:

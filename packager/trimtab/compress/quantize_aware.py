@@ -126,8 +126,11 @@ def _from_float(model: ir.Model, step: QuantizeAware, context: Context) -> ir.Mo
     kept = matching_nodes(typed.graph, step.keep_float, "quantize_aware: keep_float")
     recurrent = [node for node in typed.graph if is_recurrent(node) and node not in kept]
     if quantized_groups(typed.graph, step.keep_float):
-        samples = step.calibration_samples
-        after = quantize.QuantizeInt8(calibration_samples=samples, keep_float=step.keep_float)
+        after = quantize.QuantizeInt8(
+            calibration_samples=step.calibration_samples,
+            keep_float=step.keep_float,
+            bias_correction=step.weight_bits != 4,  # it is for the error of weights in 8 bits
+        )
         quantized = quantize.apply(model, after, context)
     elif recurrent:
         quantized = model

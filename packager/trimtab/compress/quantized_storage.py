@@ -15,6 +15,7 @@ from onnx_ir.passes import common
 
 from trimtab.compress.affine import along_axis, quantize_bias, widen_for_bias
 from trimtab.compress.fake_quantized import Place, is_recurrent, weight_places
+from trimtab.compress.float_islands import shield_float_layers
 from trimtab.compress.quantize_weights import BITS_KEY
 from trimtab.engine.learned_scales import LEARNED_KEY, highest_code, is_learned
 from trimtab.graph.access import add_initializer, attribute, constant, set_initializer
@@ -38,6 +39,7 @@ def stored_form(trained: ir.Model) -> ir.Model:
         _store_weight(pair, result.graph)
     for value in result.graph.initializers.values():
         value.metadata_props.pop(LEARNED_KEY, None)
+    shield_float_layers(result.graph)
     common.RemoveUnusedNodesPass()(result)
     return result
 
