@@ -25,10 +25,13 @@ def unpack(content: bytes) -> Any:
 
 
 def pack(model: Any) -> bytes:
-    """Returns the file of a `ModelT`, without buffers that nothing uses, equal ones once."""
+    """Returns the file of a `ModelT`, without what says nothing, equal buffers once."""
     import flatbuffers
 
     _merge_buffers(model)
+    for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
+        if tensor.quantization is not None and _is_empty(tensor.quantization):
+            tensor.quantization = None
     builder = flatbuffers.Builder(sum(_length(buffer) for buffer in model.buffers) + 4096)
     builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
     return bytes(builder.Output())
@@ -129,6 +132,11 @@ def _merge_buffers(model: Any) -> None:
     model.buffers = [schema.BufferT() for _ in places]
     for data, number in places.items():
         model.buffers[number].data = np.frombuffer(data, np.uint8) if data else None
+
+
+def _is_empty(grid: Any) -> bool:
+    """Says whether parameters, which the converter gives every tensor, hold none."""
+    return grid.scale is None and grid.min is None and not grid.detailsType
 
 
 def _length(buffer: Any) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimtab.engine.layout import Laid, arrange
-from trimtab.engine.operators.steps import Cell, States, run_steps
+from trimtab.engine.operators.steps import Cell, Inputs, States, run_steps
 from trimtab.engine.registry import Call, operator
 
 
@@ -44,10 +44,10 @@ def rnn(call: Call) -> tuple[Laid, Laid]:
     """`h' = f(x W + h R + b)`."""
 
     def make(weights: _Direction) -> tuple[Any, Cell]:
-        def cell(x: Any, states: States) -> States:
+        def cell(x: Inputs, states: States) -> States:
             import tensorflow as tf
 
-            return (weights.functions[0](x + tf.matmul(states[0], weights.recurrent)),)
+            return (weights.functions[0](x[0] + tf.matmul(states[0], weights.recurrent)),)
 
         return weights.bias + weights.recurrent_bias, cell
 
@@ -63,7 +63,8 @@ def gru(call: Call) -> tuple[Laid, Laid]:
     def make(weights: _Direction) -> tuple[Any, Cell]:
         return _gru_cell(weights, reset_after=after)
 
-    outputs, states = _layer(call, make, ["Sigmoid", "Tanh"], initial=[5])
+    # Cut before the loop: each step has an operator less.
+    outputs, states = _layer(call, make, ["Sigmoid", "Tanh"], initial=[5], parts=3)
     return outputs, states[0]
 
 
@@ -78,20 +79,24 @@ def _gru_cell(weights: _Direction, *, reset_after: bool) -> tuple[Any, Cell]:
     hidden, (gate, candidate) = weights.hidden, weights.functions[:2]
     gates, last = weights.recurrent[:, : 2 * hidden], weights.recurrent[:, 2 * hidden :]
     own = weights.recurrent_bias[2 * hidden :]
+    none = tf.zeros_like(weights.recurrent_bias[: 2 * hidden])
     shared = tf.concat([weights.recurrent_bias[: 2 * hidden], tf.zeros_like(own)], 0)
 
-    def cell(x: Any, states: States) -> States:
+    def cell(x: Inputs, states: States) -> States:
         (state,) = states
+        enter, reset, new = x
         if reset_after:
-            product = tf.matmul(state, weights.recurrent)
-            opened = gate(x[:, : 2 * hidden] + product[:, : 2 * hidden])
-            update, reset = opened[:, :hidden], opened[:, hidden:]
-            proposed = reset * (product[:, 2 * hidden :] + own)
+            # The bias is added to the whole product, as the bias that its kernel has.
+            product = tf.matmul(state, weights.recurrent) + tf.concat([none, own], 0)
+            from_state = tf.split(product, 3, -1)
+            reset = gate(reset + from_state[1])
+            proposed = reset * from_state[2]
         else:
-            opened = gate(x[:, : 2 * hidden] + tf.matmul(state, gates))
-            update, reset = opened[:, :hidden], opened[:, hidden:]
+            from_state = tf.split(tf.matmul(state, gates), 2, -1)
+            reset = gate(reset + from_state[1])
             proposed = tf.matmul(reset * state, last) + own
-        new = candidate(x[:, 2 * hidden :] + proposed)
+        update = gate(enter + from_state[0])
+        new = candidate(new + proposed)
         return (new + update * (state - new),)
 
     return weights.bias + shared, cell
@@ -112,9 +117,9 @@ def _lstm_cell(weights: _Direction) -> tuple[Any, Cell]:
     gate, candidate, squash = weights.functions[:3]
     peep = None if weights.peepholes is None else tf.split(weights.peepholes, 3)
 
-    def cell(x: Any, states: States) -> States:
+    def cell(x: Inputs, states: States) -> States:
         state, memory = states
-        enter, leave, forget, new = tf.split(x + tf.matmul(state, weights.recurrent), 4, -1)
+        enter, leave, forget, new = tf.split(x[0] + tf.matmul(state, weights.recurrent), 4, -1)
         if peep is not None:
             enter, forget = enter + peep[0] * memory, forget + peep[2] * memory
         memory = gate(forget) * memory + gate(enter) * candidate(new)
@@ -130,6 +135,7 @@ def _layer(
     activations: list[str],
     *,
     initial: list[int],
+    parts: int = 1,
 ) -> tuple[Laid, list[Laid]]:
     """Runs every direction and puts them together as ONNX wants them.
 
@@ -138,6 +144,7 @@ def _layer(
         make: From a direction's weights to the bias of its inputs and its step.
         activations: The operator's default ones.
         initial: Positions of the initial states among the node's inputs.
+        parts: Into how many of equal size a step's inputs are cut for the cell.
 
     Returns:
         Y `[time, directions, batch, hidden]` and the last states `[directions, batch, hidden]`,
@@ -153,7 +160,8 @@ def _layer(
     for index, weights in enumerate(_directions(call, activations)):
         states = tuple(_initial(call, at, index, data, weights.hidden) for at in initial)
         bias, cell = make(weights)
-        inputs = _product(data, weights.kernel) + bias
+        product = _product(data, weights.kernel) + bias
+        inputs = tuple(tf.split(product, parts, -1)) if parts > 1 else (product,)
         backward = index == 1 or call.attribute("direction", "forward") == "reverse"
         sequence, final = run_steps(cell, inputs, states, lengths, backward=backward)
         outputs.append(sequence)

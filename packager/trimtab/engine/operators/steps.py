@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 States = tuple[Any, ...]
-Cell = Callable[[Any, States], States]
-"""From one step's input `[batch, ...]` and the states `[batch, hidden]` to the next states."""
+Inputs = tuple[Any, ...]
+Cell = Callable[[Inputs, States], States]
+"""From one step's inputs `[batch, ...]` and the states `[batch, hidden]` to the next states."""
 
 UNROLLED_STEPS = 64
 """Longest sequence that is unrolled.
@@ -23,13 +24,13 @@ of file a step. Tracing an unrolled GRU of 128 steps takes many seconds.
 
 
 def run_steps(
-    cell: Cell, inputs: Any, states: States, lengths: Any | None, *, backward: bool
+    cell: Cell, inputs: Inputs, states: States, lengths: Any | None, *, backward: bool
 ) -> tuple[Any, States]:
     """Runs a cell over a sequence.
 
     Args:
         cell: One step.
-        inputs: `[time, batch, features]`.
+        inputs: Each `[time, batch, features]`.
         states: At the start, each `[batch, hidden]`; the first one is the output.
         lengths: Of each sequence, `[batch]`, or None if all are full. Behind its end a sequence
             keeps its states and gives zeros.
@@ -39,7 +40,7 @@ def run_steps(
         The outputs `[time, batch, hidden]`, in the order of the inputs, and the last states.
     """
     if backward:
-        inputs = _reversed(inputs, lengths)
+        inputs = tuple(_reversed(part, lengths) for part in inputs)
     outputs, states = _run(cell, inputs, states, lengths)
     return (_reversed(outputs, lengths) if backward else outputs), states
 
@@ -52,28 +53,30 @@ def _reversed(sequence: Any, lengths: Any | None) -> Any:
     return tf.reverse_sequence(sequence, lengths, seq_axis=0, batch_axis=1)
 
 
-def _run(cell: Cell, inputs: Any, states: States, lengths: Any | None) -> tuple[Any, States]:
+def _run(cell: Cell, inputs: Inputs, states: States, lengths: Any | None) -> tuple[Any, States]:
     import tensorflow as tf
 
-    length = inputs.shape[0]
+    length = inputs[0].shape[0]
     if length is not None and length <= UNROLLED_STEPS:
         outputs = []
-        for time, step_input in enumerate(tf.unstack(inputs)):
-            output, states = _step(cell, step_input, states, lengths, time)
+        steps = zip(*(tf.unstack(part) for part in inputs), strict=True)
+        for time, step_inputs in enumerate(steps):
+            output, states = _step(cell, step_inputs, states, lengths, time)
             outputs.append(output)
         return tf.stack(outputs), states
     return _loop(cell, inputs, states, lengths)
 
 
-def _loop(cell: Cell, inputs: Any, states: States, lengths: Any | None) -> tuple[Any, States]:
+def _loop(cell: Cell, inputs: Inputs, states: States, lengths: Any | None) -> tuple[Any, States]:
     import tensorflow as tf
 
-    count = tf.shape(inputs)[0]
+    count = tf.shape(inputs[0])[0]
     shape = states[0].shape
-    outputs = tf.TensorArray(inputs.dtype, size=count, element_shape=shape)
+    outputs = tf.TensorArray(inputs[0].dtype, size=count, element_shape=shape)
 
     def body(time: Any, outputs: Any, *states: Any) -> tuple[Any, ...]:
-        output, after = _step(cell, inputs[time], states, lengths, time)
+        now = tuple(part[time] for part in inputs)
+        output, after = _step(cell, now, states, lengths, time)
         after = tuple(tf.ensure_shape(a, b.shape) for a, b in zip(after, states, strict=True))
         return (time + 1, outputs.write(time, output), *after)
 
@@ -84,12 +87,12 @@ def _loop(cell: Cell, inputs: Any, states: States, lengths: Any | None) -> tuple
 
 
 def _step(
-    cell: Cell, step_input: Any, states: States, lengths: Any | None, time: Any
+    cell: Cell, step_inputs: Inputs, states: States, lengths: Any | None, time: Any
 ) -> tuple[Any, States]:
     """One step, without effect on sequences that have ended."""
     import tensorflow as tf
 
-    after = cell(step_input, states)
+    after = cell(step_inputs, states)
     if lengths is None:
         return after[0], after
     running = (time < lengths)[:, None]
