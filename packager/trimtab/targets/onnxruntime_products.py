@@ -11,8 +11,8 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from trimtab.graph.access import Array, add_initializer, attribute, replace_value, shape_of
-from trimtab.targets.stored_weights import StoredWeight
+from trimtab.graph.access import Array, add_initializer, attribute, shape_of
+from trimtab.targets.stored_weights import StoredWeight, replace_layer
 
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 16, 128
 _EXACT, _ROUNDED = 1, 4
@@ -107,7 +107,7 @@ def use_block_kernel(graph: ir.Graph, found: Product) -> None:
     new = ir.node(
         "MatMulNBits", operands, {**sizes, "accuracy_level": level}, domain="com.microsoft"
     )
-    _replace(graph, found.node, [new])
+    replace_layer(graph, found.node, [new])
 
 
 def use_integer_kernel(graph: ir.Graph, found: Product, rounded: dict[ir.Value, ir.Node]) -> None:
@@ -142,7 +142,7 @@ def use_integer_kernel(graph: ir.Graph, found: Product, rounded: dict[ir.Value, 
     new = [summed, real, step, ir.node("Mul", [real.outputs[0], step.outputs[0]])]
     if found.bias is not None:
         new.append(ir.node("Add", [new[-1].outputs[0], found.bias]))
-    _replace(graph, found.node, new)
+    replace_layer(graph, found.node, new)
 
 
 def _block_size(found: Product) -> tuple[int, int]:
@@ -172,12 +172,3 @@ def _packed(codes: Array, bits: int) -> Array:
         return codes.astype(np.uint8)
     even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2))).astype(np.uint8)
     return even[:, 0::2] | even[:, 1::2] << 4
-
-
-def _replace(graph: ir.Graph, node: ir.Node, new: list[ir.Node]) -> None:
-    graph.insert_before(node, new)
-    result = new[-1].outputs[0]
-    result.shape, result.type = node.outputs[0].shape, ir.TensorType(ir.DataType.FLOAT)
-    new[-1].name = f"{node.name or node.outputs[0].name}_{new[-1].op_type}"
-    replace_value(node.outputs[0], result)
-    graph.remove(node, safe=True)

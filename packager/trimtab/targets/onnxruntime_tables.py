@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from trimtab.graph.access import Array, add_initializer, attribute, constant, replace_value
-from trimtab.targets.stored_weights import StoredWeight
+from trimtab.graph.access import Array, add_initializer, attribute, constant
+from trimtab.targets.stored_weights import StoredWeight, replace_layer
 
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 16, 128
 
@@ -52,7 +52,7 @@ def use_table_kernel(graph: ir.Graph, node: ir.Node, weight: StoredWeight) -> No
         domain="com.microsoft",
         name=f"{node.name or stem}_GatherBlockQuantized",
     )
-    _replace(graph, node, new)
+    replace_layer(graph, node, [new])
 
 
 def cast_behind_lookup(graph: ir.Graph, cast: ir.Node) -> None:
@@ -68,8 +68,7 @@ def cast_behind_lookup(graph: ir.Graph, cast: ir.Node) -> None:
             continue
         found = ir.node("Gather", [table, node.inputs[1]], {"axis": 0})
         real = ir.node("Cast", found.outputs, {"to": int(ir.DataType.FLOAT)})
-        graph.insert_before(node, found)
-        _replace(graph, node, real)
+        replace_layer(graph, node, [found, real])
 
 
 def _packed(weight: StoredWeight, codes: Array) -> Array:
@@ -85,11 +84,3 @@ def _packed(weight: StoredWeight, codes: Array) -> Array:
 def _block_size(width: int) -> int:
     """Returns the largest power of two that divides a row, up to what kernels are made for."""
     return min(_LARGEST_BLOCK, width & -width)
-
-
-def _replace(graph: ir.Graph, node: ir.Node, new: ir.Node) -> None:
-    graph.insert_before(node, new)
-    result = new.outputs[0]
-    result.shape, result.type = node.outputs[0].shape, ir.TensorType(ir.DataType.FLOAT)
-    replace_value(node.outputs[0], result)
-    graph.remove(node, safe=True)

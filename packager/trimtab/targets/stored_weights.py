@@ -11,7 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from trimtab.graph.access import Array, add_initializer, attribute, constant, only_consumer
+from trimtab.graph.access import (
+    Array,
+    add_initializer,
+    attribute,
+    constant,
+    only_consumer,
+    replace_value,
+)
 from trimtab.graph.precision import may_round_activations
 
 _INTEGER_LAYERS = frozenset({"Conv", "MatMul", "Gemm", "Add", "Mul", "Concat", "Where"})
@@ -154,3 +161,15 @@ def _becomes_integers(value: ir.Value) -> bool:
     if reader is not None and reader.op_type in ("Relu", "Clip"):
         reader = only_consumer(reader.outputs[0])
     return reader is not None and reader.op_type == "QuantizeLinear"
+
+
+def replace_layer(graph: ir.Graph, node: ir.Node, new: list[ir.Node]) -> None:
+    """Puts nodes in the place of one; the last one's output takes over its name."""
+    old, result = node.outputs[0], new[-1].outputs[0]
+    graph.insert_before(node, new)
+    result.shape, result.type = old.shape, ir.TensorType(ir.DataType.FLOAT)
+    name = old.name
+    replace_value(old, result)
+    graph.remove(node, safe=True)
+    result.name = name
+    new[-1].name = f"{node.name or name}_{new[-1].op_type}"
