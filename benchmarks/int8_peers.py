@@ -90,7 +90,8 @@ def onnxruntime_dynamic(source: Path, _: Samples, path: Path) -> None:
     from onnxruntime.quantization import shape_inference
 
     prepared = path.with_suffix(".prepared.onnx")
-    shape_inference.quant_pre_process(source, prepared)
+    # Its symbolic shape inference fails on MiniLM, and dynamic quantization needs no shapes.
+    shape_inference.quant_pre_process(source, prepared, skip_symbolic_shape=True)
     quantization.quantize_dynamic(prepared, path, weight_type=quantization.QuantType.QInt8)
 
 
@@ -114,7 +115,7 @@ def nncf_onnx(source: Path, samples: Samples, path: Path) -> None:
 
 
 def nncf_openvino(source: Path, samples: Samples, path: Path, **options: Any) -> None:
-    """Static int8 of an OpenVINO IR; `options` are `nncf.quantize`'s, such as `model_type`."""
+    """Static int8 of an OpenVINO IR; `options` are `nncf.quantize`'s."""
     import nncf
     import openvino
 
@@ -124,6 +125,13 @@ def nncf_openvino(source: Path, samples: Samples, path: Path, **options: Any) ->
     )
     quantized = nncf.quantize(model, dataset, subset_size=len(samples[0]), **options)
     openvino.save_model(quantized, path, compress_to_fp16=False)
+
+
+def nncf_openvino_transformer(source: Path, samples: Samples, path: Path) -> None:
+    """The same with NNCF's scheme for transformers."""
+    import nncf
+
+    nncf_openvino(source, samples, path, model_type=nncf.ModelType.TRANSFORMER)
 
 
 def tflite_static(source: Path, samples: Samples, path: Path, *, integer_io: bool = False) -> None:
@@ -221,10 +229,10 @@ def graph_sources(model: ir.Model, folder: Path, samples: Samples) -> dict[str, 
 
 
 def quantized_input(detail: dict[str, Any], array: Array) -> Array:
-    """Returns floats as the codes that a TFLite input wants; floats where it wants these."""
-    if np.issubdtype(detail["dtype"], np.floating):
-        return array
+    """Returns floats as the codes that a TFLite input wants; other inputs as they are."""
     scale, zero = detail["quantization"]
+    if scale == 0:
+        return array
     bounds = np.iinfo(detail["dtype"])
     return np.clip(np.round(array / scale + zero), bounds.min, bounds.max).astype(detail["dtype"])
 

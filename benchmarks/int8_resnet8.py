@@ -24,7 +24,8 @@ from int8_rows import (
     OURS,
     File,
     Limits,
-    answers,
+    accuracies,
+    add_losses,
     argument_parser,
     compress,
     made_all,
@@ -67,23 +68,11 @@ def main() -> None:
     )
 
     def figures(file: File) -> dict[str, float]:
-        return {
-            name: float((answers(file, [images]).argmax(axis=1) == labels).mean())
-            for name, images in tests.items()
-        }
+        return accuracies(file, tests, labels)
 
     rows = measure(files, [clean[:1]], figures, arguments.rounds)
-    for row in rows:
-        add_losses(row, rows)
+    add_losses(rows)
     report(rows, LIMITS, arguments.json)
-
-
-def add_losses(row: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Adds the points lost against the float file of the same runtime."""
-    pair = (row["runtime"], FLOAT)
-    original = next(other for other in rows if (other["runtime"], other["file"]) == pair)
-    for name in ("clean", "hard"):
-        row[f"{name}: points lost"] = round(100 * (original[name] - row[name]), 2)
 
 
 def our_files(path: Path, digits: Any, folder: Path, targets: Any) -> list[File]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -144,6 +144,23 @@ def answers(file: File, samples: Sequence[Array]) -> Array:
     return np.concatenate(rows)
 
 
+def accuracies(file: File, tests: Mapping[str, Array], labels: Array) -> dict[str, float]:
+    """Returns the share of right answers on each test set; they have the same labels."""
+    return {
+        name: float((answers(file, [images]).argmax(axis=1) == labels).mean())
+        for name, images in tests.items()
+    }
+
+
+def add_losses(rows: Sequence[dict[str, Any]]) -> None:
+    """Adds the points that each file loses against the float file of its runtime."""
+    original = {row["runtime"]: row for row in rows if row["file"] == FLOAT}
+    for row in rows:
+        for name in ("clean", "hard"):
+            lost = 100 * (original[row["runtime"]][name] - row[name])
+            row[f"{name}: points lost"] = round(lost, 2)
+
+
 def cosine(actual: Array, expected: Array) -> float:
     """Returns the smallest cosine similarity of a sample's outputs; samples lie along axis 0."""
     one, other = (array.reshape(len(array), -1).astype(np.float64) for array in (actual, expected))
@@ -164,8 +181,18 @@ def measure(
     sample: Sequence[Array],
     figures: Callable[[File], dict[str, float]],
     rounds: int = timing.ROUNDS,
+    beside: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Returns a row a file: its size, its figures, and its times beside float and the best peer."""
+    """Returns a row a file: its size, its figures, and its times as multiples of others'.
+
+    Args:
+        files: Of any runtimes.
+        sample: The inputs to time with, a batch of one.
+        figures: Of accuracy or the like.
+        rounds: As `timing.time_rounds` takes them.
+        beside: Files to compare times with, beside float and the best peer: what to call each in
+            the column's head, and its name.
+    """
     rows = []
     for runtime in dict.fromkeys(file.runtime for file in files):
         group = [file for file in files if file.runtime == runtime]
@@ -175,18 +202,22 @@ def measure(
             runs[file.name] = lambda run=session.run, arrays=arrays: run(arrays)
         times = timing.time_rounds(runs, rounds)
         peers = {file.name: times[file.name] for file in group if file.is_peer}
-        best = timing.fastest(peers) if peers else None
+        others = {"float": FLOAT, **(beside or {})}
+        if peers:
+            others["best peer"] = timing.fastest(peers)
         for file in group:
             row = {"runtime": runtime, "file": file.name, "bytes": file.file_bytes}
-            rows.append(row | figures(file) | _times(times, file.name, best))
+            rows.append(row | figures(file) | _times(times, file.name, others))
     return rows
 
 
-def _times(times: dict[str, timing.Times], name: str, best: str | None) -> dict[str, Any]:
+def _times(
+    times: Mapping[str, timing.Times], name: str, others: Mapping[str, str]
+) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for kind in ("wall_us", "processor_us"):
         row[kind] = round(float(np.median(getattr(times[name], kind))), 1)
-        for other, label in ((FLOAT, "float"), (best, "best peer")):
+        for label, other in others.items():
             if other in times:
                 row[f"{kind} / {label}"] = timing.ratio(times[name], times[other], kind)
     return row
