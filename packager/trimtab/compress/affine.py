@@ -15,6 +15,7 @@ in a small graph with random weights. TFLite's codes are int8, but its converter
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ from trimtab.compress.window_rounding import round_windows
 
 CODE_MIN, CODE_MAX = 0, 255
 WEIGHT_MAX = 127
+INT16_MAX = 32767
 # Half of int32: the other half is for the sum of products that the bias is added to.
 BIAS_MAX = 2**30
 # A range narrower than this holds no signal, and its scale would underflow in float32 once it is
@@ -62,7 +64,7 @@ class AffineParameters:
 
     Attributes:
         scale: Size of one step, above 0, exact in float32.
-        zero_point: The code for 0.0, in 0..255.
+        zero_point: The code for 0.0, in 0..255; 0 where codes are int16.
     """
 
     scale: float
@@ -83,6 +85,38 @@ def activation_parameters(covered: Range) -> AffineParameters:
     scale = float(np.float32(extent / (CODE_MAX - CODE_MIN)))
     zero_point = round(CODE_MIN - covered.low / scale)
     return AffineParameters(scale, int(np.clip(zero_point, CODE_MIN, CODE_MAX)))
+
+
+def symmetric_parameters(covered: Range) -> AffineParameters:
+    """Spread the int16 codes -32767..32767 over a range, zero in the middle.
+
+    TFLite's 16x8 kernels take no zero point for activations (LiteRT's 8-bit quantization
+    specification, "16x8 quantization").
+
+    Args:
+        covered: The range; it includes zero.
+    """
+    extent = max(-covered.low, covered.high)
+    if extent < SMALLEST_EXTENT:
+        extent = 1.0
+    return AffineParameters(float(np.float32(extent / INT16_MAX)), 0)
+
+
+@dataclass(frozen=True)
+class ActivationForm:
+    """The integers that activations are rounded to.
+
+    Attributes:
+        dtype: Their type, as numpy names it.
+        parameters: Makes scale and zero point of a range.
+    """
+
+    dtype: str
+    parameters: Callable[[Range], AffineParameters]
+
+
+UINT8 = ActivationForm("uint8", activation_parameters)
+INT16 = ActivationForm("int16", symmetric_parameters)
 
 
 def quantize_activation(

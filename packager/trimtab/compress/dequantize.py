@@ -8,7 +8,7 @@ import msgspec
 import onnx_ir as ir
 
 from trimtab.errors import ModelError
-from trimtab.graph.dequantize import dequantized
+from trimtab.graph.dequantize import casts_weights, dequantized
 
 if TYPE_CHECKING:
     from trimtab.compress.context import Context
@@ -31,6 +31,6 @@ def apply(model: ir.Model, _step: Dequantize, _context: Context) -> ir.Model:
         ModelError: The model is not quantized.
         UnsupportedOperatorError: It computes with integers themselves.
     """
-    if not is_quantized(model):
+    if not is_quantized(model) and not any(map(casts_weights, model.graph)):
         raise ModelError("dequantize: the model is not quantized; leave out this step")
     return dequantized(model)

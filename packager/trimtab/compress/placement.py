@@ -79,7 +79,7 @@ def place(graph: ir.Graph, keep_float: Sequence[str] = ()) -> Placement:
     Raises:
         RecipeError: A pattern matches nothing.
     """
-    kept = matching_nodes(graph, keep_float, "quantize_int8: keep_float") if keep_float else ()
+    kept = matching_nodes(graph, keep_float, "keep_float") if keep_float else ()
     movers = [node for node in graph if _keeps_scale(node) and node not in kept]
     capable = {node for node in graph if _has_int8_form(node) and node not in kept}
     computing = _with_kernels(graph, _behind_codes(graph, capable, movers), movers)

@@ -32,9 +32,10 @@ from onnx_ir.passes import common
 
 from trimtab.compress.affine import (
     CODE_MIN,
+    UINT8,
+    ActivationForm,
     AffineParameters,
     Range,
-    activation_parameters,
     quantize_bias,
     quantize_weights,
     weight_scales,
@@ -43,6 +44,7 @@ from trimtab.compress.affine import (
 from trimtab.compress.bias_correction import correct_biases
 from trimtab.compress.calibrate import Method, calibrate
 from trimtab.compress.float_islands import shield_float_layers
+from trimtab.compress.other_weights import other_weights, store_other_weights
 from trimtab.compress.placement import Placement, place, quantized_groups
 from trimtab.errors import DataError, ModelError
 from trimtab.graph.access import (
@@ -98,19 +100,40 @@ def apply(model: ir.Model, step: QuantizeInt8, context: Context) -> ir.Model:
             runs in int8.
         RecipeError: A pattern of `keep_float` matches nothing.
     """
+    return calibrated(model, step, context, technique="quantize_int8", form=UINT8)
+
+
+def calibrated(
+    model: ir.Model, step: QuantizeInt8, context: Context, *, technique: str, form: ActivationForm
+) -> ir.Model:
+    """Quantize a float model; `apply` for any form of activations.
+
+    Args:
+        model: A cleaned float32 model. It is not changed.
+        step: How to quantize.
+        context: Its data set gives the calibration samples.
+        technique: Its name, for messages.
+        form: What activations are rounded to.
+
+    Raises:
+        DataError: As `apply`.
+        ModelError: As `apply`.
+        RecipeError: As `apply`.
+    """
     if context.dataset is None:
         raise DataError(
-            "quantize_int8: calibration needs sample inputs and there are none; "
+            f"{technique}: calibration needs sample inputs and there are none; "
             "give a data file with --data (labels are not needed)"
         )
-    _check_quantizable(model)
+    _check_quantizable(model, technique)
     typed = _with_types(model)
     values = [name for group in quantized_groups(typed.graph, step.keep_float) for name in group]
-    if not values:
+    others = other_weights(typed, step.keep_float)
+    if not values and not others:
         operators = sorted({node.op_type for node in model.graph})
         kept = f" with `keep_float` {list(step.keep_float)}" if step.keep_float else ""
         raise ModelError(
-            f"quantize_int8: none of the model's operators runs in int8{kept}: {operators}"
+            f"{technique}: none of the model's operators runs in int8{kept}: {operators}"
         )
     samples = context.dataset.calibration(step.calibration_samples, context.seed)
     ranges = calibrate(typed, samples, values, method=step.method)
@@ -119,10 +142,11 @@ def apply(model: ir.Model, step: QuantizeInt8, context: Context) -> ir.Model:
         ranges,
         weights_per_channel=step.weights_per_channel,
         keep_float=step.keep_float,
+        form=form,
     )
     if step.bias_correction:
         correct_biases(result, typed, samples)
-    return result
+    return store_other_weights(result, others)
 
 
 def quantize(
@@ -131,6 +155,7 @@ def quantize(
     *,
     weights_per_channel: bool = True,
     keep_float: Sequence[str] = (),
+    form: ActivationForm = UINT8,
 ) -> ir.Model:
     """Insert QDQ pairs and int8 weights, given the range of every activation.
 
@@ -140,6 +165,7 @@ def quantize(
             the union of their ranges.
         weights_per_channel: One scale for each output channel of a convolution, else one for all.
         keep_float: Patterns of layers that stay float.
+        form: What activations are rounded to.
 
     Returns:
         A new model.
@@ -148,7 +174,7 @@ def quantize(
         ModelError: The model is quantized already, or older than opset 13.
         RecipeError: A pattern matches nothing.
     """
-    _check_quantizable(model)
+    _check_quantizable(model, "quantization")
     result = model.clone()
     graph = result.graph
     by_name = {value.name: value for value in graph.inputs}
@@ -156,9 +182,9 @@ def quantize(
     placement = place(graph, keep_float)
     for group in placement.groups:
         covered = reduce(Range.union, (ranges[name] for name in group))
-        parameters = activation_parameters(covered)
+        parameters = form.parameters(covered)
         scale_array = np.asarray(parameters.scale, np.float32)
-        zero_array = np.asarray(parameters.zero_point, np.uint8)
+        zero_array = np.asarray(parameters.zero_point, form.dtype)
         scale = add_initializer(graph, f"{group[0]}_scale", scale_array)
         zero = add_initializer(graph, f"{group[0]}_zero_point", zero_array)
         for name in group:
@@ -171,17 +197,17 @@ def quantize(
     return result
 
 
-def _check_quantizable(model: ir.Model) -> None:
+def _check_quantizable(model: ir.Model, technique: str) -> None:
     opset = model.opset_imports.get("", 0)
     if opset < MINIMUM_OPSET:
         raise ModelError(
-            f"quantize_int8: the model has opset {opset}, int8 needs {MINIMUM_OPSET} or later; "
+            f"{technique}: the model has opset {opset}, int8 needs {MINIMUM_OPSET} or later; "
             "export it again with a newer opset"
         )
     for node in model.graph:
         if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
             raise ModelError(
-                f"quantize_int8: the model is quantized already (node {node.name!r} is a "
+                f"{technique}: the model is quantized already (node {node.name!r} is a "
                 f"{node.op_type}); give the float model"
             )
 
@@ -223,7 +249,9 @@ def _insert_pair(
     assert isinstance(graph, ir.Graph)
     to_codes = ir.node("QuantizeLinear", [value, scale, zero_point], name=f"{name}_quantize")
     codes = to_codes.outputs[0]
-    codes.name, codes.shape, codes.dtype = f"{name}_uint8", value.shape, ir.DataType.UINT8
+    assert zero_point.dtype is not None
+    codes.name, codes.shape = f"{name}_{zero_point.dtype.name.lower()}", value.shape
+    codes.dtype = zero_point.dtype
     to_real = ir.node("DequantizeLinear", [codes, scale, zero_point], name=f"{name}_dequantize")
     real = to_real.outputs[0]
     real.name, real.shape, real.dtype = f"{name}_dequantized", value.shape, ir.DataType.FLOAT

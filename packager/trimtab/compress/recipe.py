@@ -40,6 +40,9 @@ TECHNIQUES: Mapping[str, tuple[str, str]] = {
     "share_weights": ("trimtab.compress.share_weights", "ShareWeights"),
     "quantize_weights": ("trimtab.compress.quantize_weights", "QuantizeWeights"),
     "mixed_precision": ("trimtab.compress.mixed_precision", "MixedPrecision"),
+    "quantize_dynamic": ("trimtab.compress.quantize_dynamic", "QuantizeDynamic"),
+    "quantize_int16": ("trimtab.compress.quantize_int16", "QuantizeInt16"),
+    "cast_weights": ("trimtab.compress.cast_weights", "CastWeights"),
     "dequantize": ("trimtab.compress.dequantize", "Dequantize"),
 }
 """By its name in recipes: the module and the name of its Struct."""

@@ -155,8 +155,8 @@ def _layer(node: ir.Node, count: int | None) -> LayerCount:
 
 
 def _weight_source(value: ir.Value | None) -> ir.Value | None:
-    """Returns the initializer behind an input, looking through Reshape and DequantizeLinear."""
-    for operator in ("Reshape", "DequantizeLinear"):
+    """Returns the initializer behind an input, looking through what decodes it."""
+    for operator in ("Reshape", "DequantizeLinear", "Cast"):
         producer = None if value is None else value.producer()
         if producer is not None and producer.op_type == operator:
             value = producer.inputs[0]

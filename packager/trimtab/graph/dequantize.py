@@ -38,21 +38,31 @@ def dequantized(model: ir.Model) -> ir.Model:
         )
     copy = model.clone()
     for node in list(copy.graph):
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") or casts_weights(node):
             remove_step(copy, node)
     common.RemoveUnusedNodesPass()(copy)
     return clean(copy)
 
 
+def casts_weights(node: ir.Node) -> bool:
+    """Says whether a node is the Cast behind which a constant of 16-bit floats is stored."""
+    if node.op_type != "Cast" or node.domain or constant(node.inputs[0]) is None:
+        return False
+    assert node.inputs[0] is not None
+    return node.inputs[0].dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
 def remove_step(model: ir.Model, node: ir.Node) -> None:
-    """Removes a QuantizeLinear or DequantizeLinear, in place.
+    """Removes a QuantizeLinear, a DequantizeLinear or the Cast of a constant, in place.
 
     The float value is let through, and a stored one written out.
     """
     source = node.inputs[0]
     assert source is not None
-    if constant(source) is not None and node.op_type == "DequantizeLinear":
-        source = add_initializer(model.graph, f"{source.name}_float", stored_floats(node))
+    stored = constant(source)
+    if stored is not None and node.op_type != "QuantizeLinear":
+        floats = stored_floats(node) if node.op_type == "DequantizeLinear" else stored
+        source = add_initializer(model.graph, f"{source.name}_float", floats.astype(np.float32))
     identity = ir.node("Identity", [source])
     model.graph.insert_before(node, identity)
     replace_value(node.outputs[0], identity.outputs[0])

@@ -113,7 +113,7 @@ def clip(call: Call) -> Laid:
 
 @operator("Cast", "CastLike")
 def cast(call: Call) -> Laid:
-    """To another of numpy's own data types; those of 8-bit floats and 4-bit integers are not."""
+    """To another of numpy's data types or bfloat16; not of 8-bit floats and 4-bit integers."""
     import onnx_ir as ir
     import tensorflow as tf
 
@@ -123,9 +123,13 @@ def cast(call: Call) -> Laid:
     else:
         wished = _numpy_type(call[1].tensor)
     present = _numpy_type(data.tensor)
-    if wished.isbuiltin != 1 or present.isbuiltin != 1 or "O" in (wished.kind, present.kind):
+    if not _is_known(wished) or not _is_known(present):
         raise call.unsupported(f"from {present} to {wished}")
     return Laid(tf.cast(data.tensor, wished), data.axes)
+
+
+def _is_known(dtype: Any) -> bool:
+    return dtype.name == "bfloat16" or (dtype.isbuiltin == 1 and dtype.kind != "O")
 
 
 def _numpy_type(tensor: Any) -> Any:
