@@ -48,6 +48,7 @@ def candidates(
     int8 = _candidate("int8", quantization(model, profile))
     found = [_candidate(FLOAT)]
     if goal == "size":
+        found.append(_candidate("float16 weights", [{"cast_weights": {}}]))
         found.append(_candidate("8-bit weights", [{"quantize_weights": {"bits": 8}}]))
     if int8.recipe not in [each.recipe for each in found]:
         found.append(int8)

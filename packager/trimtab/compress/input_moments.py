@@ -19,7 +19,7 @@ from trimtab.progress import track
 Array = NDArray[Any]
 
 _BATCH = 8
-_MOST_ROWS = 2048
+_MOST_ROWS = 512
 """Of a batch's windows of a convolution, so many are taken: neighbours are much alike."""
 _MOST_INPUTS = 4096
 """A layer with more inputs is left out: the inverse of its moments would take minutes."""
@@ -50,7 +50,7 @@ def input_moments(
         for weight in usable:
             rows = _rows(weight, seen[sources[weight.name]])
             own = np.matmul(rows.transpose(0, 2, 1), rows)
-            moments[weight.name] = moments.get(weight.name, 0) + own
+            moments[weight.name] = moments.get(weight.name, 0) + own.astype(np.float64)
     return moments
 
 
@@ -114,10 +114,10 @@ def _rows(weight: Weight, activation: Array) -> Array:
     # From (samples, channels, positions.., kernel..) to (positions, channels, kernel).
     moved = np.moveaxis(windows, 1, 1 + axes)
     flat = moved.reshape(prod(moved.shape[: 1 + axes]), groups, -1)
-    return flat.transpose(1, 0, 2).astype(np.float64)
+    return flat.transpose(1, 0, 2)
 
 
 def _some(rows: Array) -> Array:
     """Returns evenly spread vectors, not more than are needed."""
     step = -(-rows.shape[1] // _MOST_ROWS)
-    return np.asarray(rows[:, ::step], np.float64)
+    return rows[:, ::step]

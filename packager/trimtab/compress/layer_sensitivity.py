@@ -14,15 +14,17 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import onnx_ir as ir
 
-from trimtab.compress import quantize_weights
+from trimtab.compress import cast_weights, quantize_weights
 from trimtab.compress.affine import Range
 from trimtab.compress.bias_correction import correct_biases
 from trimtab.compress.calibrate import calibrate
+from trimtab.compress.cast_weights import CastWeights
 from trimtab.compress.context import Context
 from trimtab.compress.input_moments import input_moments
 from trimtab.compress.placement import has_integer_kernel, quantized_groups
@@ -34,12 +36,13 @@ from trimtab.graph.access import infer_shapes
 from trimtab.graph.save import weight_bytes
 from trimtab.progress import track
 
-Form = Literal["float32", "weights8", "int8", "weights4"]
-"""`weights8` and `weights4` store weights in so many bits and compute in float; `int8` computes in
-int8 too."""
+Form = Literal["float32", "float16", "weights8", "int8", "weights4"]
+"""`float16`, `weights8` and `weights4` store weights in so many bits and compute in float32; `int8`
+computes in int8 too."""
 
 NAMES: dict[Form, str] = {
     "float32": "float",
+    "float16": "float16 weights",
     "weights8": "8-bit weights",
     "int8": "int8",
     "weights4": "4-bit weights",
@@ -106,6 +109,7 @@ class Assembler:
         self._model = model.clone()
         infer_shapes(self._model)
         self._kernels = [weight.name for weight in weights if has_int8_form(model, weight)]
+        self._quiet = replace(context, log=lambda _: None)
         assert context.dataset is not None, "the technique has asked for data"
         self._samples = context.dataset.calibration(calibration_samples, context.seed)
         self._ranges: dict[str, Range] = {}
@@ -119,12 +123,13 @@ class Assembler:
             draft: Whether to leave out the correction of int8 biases, a pass over the samples.
         """
         result = self._in_int8(assignment, draft=draft)
+        if halves := _layers(assignment, "float16"):
+            result = cast_weights.apply(result, CastWeights(layers=halves), self._quiet)
         for form, bits in _BITS.items():
-            layers = tuple(_exactly(name) for name, given in assignment.items() if given == form)
-            if layers:
+            if layers := _layers(assignment, form):
                 step = QuantizeWeights(bits=bits, layers=layers)
                 moments = self._moments if bits < 8 else {}
-                result = quantize_weights.quantize(result, step, moments, _quietly)
+                result = quantize_weights.quantize(result, step, moments, self._quiet.log)
         return result
 
     def _in_int8(self, assignment: Assignment, *, draft: bool) -> ir.Model:
@@ -149,6 +154,11 @@ def has_int8_form(model: ir.Model, weight: Weight) -> bool:
         and has_integer_kernel(weight.node)
         and weight.node.inputs[1] is weight.value
     )
+
+
+def fits_float16(weight: Weight) -> bool:
+    """Says whether all weights of a layer are within what 16 bits reach."""
+    return bool(np.abs(weight.array).max() <= np.finfo(np.float16).max)
 
 
 def measure(
@@ -184,8 +194,8 @@ def measure(
     ]
 
 
-def _quietly(_line: str) -> None:
-    """Takes lines about weights that may not stay so."""
+def _layers(assignment: Assignment, form: Form) -> tuple[str, ...]:
+    return tuple(_exactly(name) for name, given in assignment.items() if given == form)
 
 
 def _exactly(name: str) -> str:

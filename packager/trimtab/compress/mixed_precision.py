@@ -5,10 +5,10 @@ make layers more frugal (`assignment`). How far to go along that order is measur
 models, by bisection: single drops do not add up to that of the whole. What was chosen was
 therefore within the budget as a whole, on samples of the training data.
 
-Forms: 4-bit weights; 8 bits; float. Eight bits mean int8, weights and activations, where the
-device runs that, the operator has such a kernel, and the layer bears it better than weights of 4
-bits with float activations; else 8-bit weights. Where time is the goal there are int8 and float
-only, because weights that are turned back to float save none.
+Forms: 4-bit weights; 8 bits; float16 weights; float. Eight bits mean int8, weights and
+activations, where the device runs that, the operator has such a kernel, and the layer bears it
+better than weights of 4 bits with float activations; else 8-bit weights. Where time is the goal
+there are int8 and float only, because weights that are turned back to float save none.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from trimtab.compress.layer_sensitivity import (
     Effect,
     Form,
     Sensitivity,
+    fits_float16,
     has_int8_form,
     measure,
 )
@@ -177,7 +178,10 @@ def _forms(
     """Returns what a layer may become besides float."""
     runs_int8 = any("int8" in runtime.dtypes for runtime in profile.runtimes)
     int8: tuple[Form, ...] = ("int8",) if runs_int8 and has_int8_form(model, weight) else ()
-    return int8 if goal == "time" else (*int8, "weights8", "weights4")
+    if goal == "time":
+        return int8
+    half: tuple[Form, ...] = ("float16",) if fits_float16(weight) else ()
+    return (*half, *int8, "weights8", "weights4")
 
 
 def _options(layer: Sensitivity, saved_us: Mapping[str, float] | None) -> list[Option]:
