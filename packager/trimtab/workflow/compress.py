@@ -51,6 +51,8 @@ class Compressor:
         compare_speed: bool = False,
     ) -> None:
         self._source = source
+        if source.doubt is not None:
+            log(f"warning: {source.doubt}")
         self._writer = TargetWriter(
             source, profile, seed=seed, log=log, compare_speed=compare_speed
         )

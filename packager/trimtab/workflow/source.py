@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from trimtab.errors import ModelError
 from trimtab.evaluate.data import Column, Dataset, Split
 from trimtab.evaluate.fit import check_fits
+from trimtab.evaluate.input_range import check_input_range
 from trimtab.evaluate.load import load_data
 from trimtab.evaluate.tasks import check_task, detect_task
 from trimtab.evaluate.tasks.sequences import PADDING
 from trimtab.graph.access import shape_of
 from trimtab.graph.load import load_model
-from trimtab.graph.run import GraphRunner
+from trimtab.graph.run import GraphRunner, run_graph
 from trimtab_agent.contract.manifest import TensorSpec
 
 _RANDOM_SAMPLES = 16
@@ -37,12 +38,14 @@ class Source:
         sha256: Of that file.
         model: The cleaned graph.
         dataset: The data, if there is any.
+        doubt: What looks wrong about the data without being so for certain; None if nothing does.
     """
 
     path: Path
     sha256: str
     model: ir.Model
     dataset: Dataset | None
+    doubt: str | None = None
 
     @cached_property
     def reference(self) -> list[NDArray[Any]]:
@@ -73,10 +76,11 @@ def load_source(model: Path, data: str | Path | None, task: str | None = None) -
     if task is not None:
         check_task(task)
     graph = load_model(model)
-    dataset = None
+    dataset, doubt = None, None
     if data is not None:
         dataset = prepare_data(data, input_specs(graph), output_shape(graph), task)
-    return Source(model, _digest(model), graph, dataset)
+        doubt = check_input_range(dataset, partial(run_graph, graph))
+    return Source(model, _digest(model), graph, dataset, doubt)
 
 
 def prepare_data(
