@@ -1,95 +1,62 @@
-"""Makes the `.tflite` files in tests/agent/data by the schema's object API that LiteRT ships.
-
-They are kept in the repository because tflite-runtime 2.14, which must load them, comes without
-the schema. All operators are of versions that it has.
-"""
+"""A `.tflite` file of one layer, made without TensorFlow, and the graph that it stands for."""
 
 from __future__ import annotations
 
-import flatbuffers
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as schema
 
-from support.models import INPUTS, WIDTH
+from support.graphs import GraphBuilder
+from trimtab.targets.tflite_flatbuffer import add_buffer, operator_code
 
 
-def arithmetic(batch: int | None) -> bytes:
-    """The model of `support.models`; `batch` None leaves the first axis free."""
+def dense_graph(weights: np.ndarray) -> ir.Model:
+    """`y = x W'` with weights `[outputs, inputs]`."""
+    b = GraphBuilder(weights.shape[1])
+    return b.build(b.op("Gemm", "x", b.constant(weights, np.float32), transB=1))
 
-    def options(index: int, output: int, kind: int, made: object) -> schema.OperatorT:
-        operator = _operator(index, [0, 1], [output])
-        operator.builtinOptionsType, operator.builtinOptions = kind, made
-        return operator
 
-    tensors = [_tensor(name, batch) for name in (*INPUTS, "sum", "difference")]
-    operators = [
-        options(0, 2, schema.BuiltinOptions.AddOptions, schema.AddOptionsT()),
-        options(1, 3, schema.BuiltinOptions.SubOptions, schema.SubOptionsT()),
+def dense_file(weights: np.ndarray) -> Any:
+    """What the converter makes of `dense_graph`, as a `ModelT`."""
+    model, graph = schema.ModelT(), schema.SubGraphT()
+    model.version, model.buffers, model.operatorCodes = 3, [schema.BufferT()], []
+    number = add_buffer(model, weights.astype(np.float32))
+    outputs, inputs = weights.shape
+    graph.tensors = [
+        _tensor("x", (1, inputs), 0),
+        _tensor("weights", weights.shape, number),
+        _tensor("y", (1, outputs), 0),
     ]
-    codes = [_code(schema.BuiltinOperator.ADD, 1), _code(schema.BuiltinOperator.SUB, 1)]
-    return _model(tensors, [0, 1], [2, 3], operators, codes)
+    operator = schema.OperatorT()
+    operator.opcodeIndex = operator_code(model, schema.BuiltinOperator.FULLY_CONNECTED, 1)
+    operator.inputs, operator.outputs = [0, 1, -1], [2]
+    operator.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
+    operator.builtinOptions = schema.FullyConnectedOptionsT()
+    graph.operators, graph.inputs, graph.outputs = [operator], [0], [2]
+    model.subgraphs = [graph]
+    return model
 
 
-def dequantize() -> bytes:
-    """Takes int8 at the edge, `codes` of scale 0.5 and zero point 3, and gives `values`."""
-    codes, values = _tensor("codes", 1), _tensor("values", 1)
-    codes.type = schema.TensorType.INT8
-    codes.quantization = schema.QuantizationParametersT()
-    codes.quantization.scale, codes.quantization.zeroPoint = [0.5], [3]
-    kernel = _code(schema.BuiltinOperator.DEQUANTIZE, 2)  # 2: of int8
-    return _model([codes, values], [0], [1], [_operator(0, [0], [1])], [kernel])
+def _tensor(name: str, shape: tuple[int, ...], buffer: int) -> Any:
+    tensor = schema.TensorT()
+    tensor.name, tensor.shape, tensor.buffer = name, list(shape), buffer
+    tensor.type, tensor.hasRank = schema.TensorType.FLOAT32, True
+    return tensor
 
 
-def partly() -> bytes:
-    """Gives the remainder of zeta + alpha by alpha: XNNPACK has the sum and not the remainder."""
-    tensors = [_tensor(name, 1) for name in (*INPUTS, "sum", "remainder")]
-    codes = [_code(schema.BuiltinOperator.ADD, 1), _code(schema.BuiltinOperator.FLOOR_MOD, 1)]
-    add = _operator(0, [0, 1], [2])
-    add.builtinOptionsType, add.builtinOptions = (
-        schema.BuiltinOptions.AddOptions,
-        schema.AddOptionsT(),
-    )
-    return _model(tensors, [0, 1], [3], [add, _operator(1, [2, 1], [3])], codes)
+def run(content: bytes, samples: np.ndarray) -> np.ndarray:
+    """Runs a file of one input and one output, sample by sample."""
+    from ai_edge_litert.interpreter import Interpreter
 
-
-def _tensor(name: str, batch: int | None) -> schema.TensorT:
-    made = schema.TensorT()
-    made.name = name.encode()
-    made.shape = [batch or 1, WIDTH]
-    made.shapeSignature = [batch or -1, WIDTH]
-    made.type = schema.TensorType.FLOAT32
-    return made
-
-
-def _operator(index: int, inputs: list[int], outputs: list[int]) -> schema.OperatorT:
-    made = schema.OperatorT()
-    made.opcodeIndex, made.inputs, made.outputs = index, inputs, outputs
-    return made
-
-
-def _code(builtin: int, version: int) -> schema.OperatorCodeT:
-    made = schema.OperatorCodeT()
-    made.builtinCode = made.deprecatedBuiltinCode = builtin
-    made.version = version
-    return made
-
-
-def _model(tensors, inputs, outputs, operators, codes) -> bytes:
-    graph = schema.SubGraphT()
-    graph.name = b"main"
-    graph.tensors, graph.inputs, graph.outputs = tensors, inputs, outputs
-    graph.operators = operators
-    model = schema.ModelT()
-    model.version, model.description = 3, b"arithmetic"
-    model.operatorCodes = codes
-    model.subgraphs, model.buffers = [graph], [schema.BufferT()]
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
-
-
-FILES = {
-    "arithmetic-free.tflite": lambda: arithmetic(None),
-    "arithmetic-batch1.tflite": lambda: arithmetic(1),
-    "dequantize-int8.tflite": dequantize,
-    "remainder.tflite": partly,
-}
+    interpreter = Interpreter(model_content=content, num_threads=1)
+    interpreter.allocate_tensors()
+    entry = interpreter.get_input_details()[0]["index"]
+    leave = interpreter.get_output_details()[0]["index"]
+    outputs = []
+    for sample in samples:
+        interpreter.set_tensor(entry, sample[None])
+        interpreter.invoke()
+        outputs.append(interpreter.get_tensor(leave)[0])
+    return np.stack(outputs)

@@ -131,7 +131,8 @@ class _Constant:
 
     def _store_half(self, weight: StoredWeight, reason: str | None) -> WeightForm:
         """Stores float16, which holds the products of few-bit codes and scales to 11 bits."""
-        half = weight.real.astype(np.float16)
+        with np.errstate(over="ignore"):  # infinities are told from the error
+            half = weight.real.astype(np.float16)
         error = np.abs(half.astype(np.float32) - weight.real).max()
         if not error <= _HALF_ERROR * np.abs(weight.real).max():
             name = text(self._tensor.name)
