@@ -431,7 +431,8 @@ def test_training_brings_back_what_rounding_took(name: str, bits: Any) -> None:
     model = clean(make())
     data = small_dataset(model, 400)
     data = replace(data, train=Split(inputs=data.train.inputs, labels=None))
-    step = QuantizeAware(epochs=6, batch_size=16, weight_bits=bits, learning_rate=2e-3)
+    rate = {8: 3e-4, 4: 2e-3}[bits]
+    step = QuantizeAware(epochs=6, batch_size=16, weight_bits=bits, learning_rate=rate)
     surroundings = context(model, data)
     before = apply(model, replace_epochs(step, 0), surroundings)
     after = apply(model, step, surroundings)

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from trimtab.compress.context import Context
     from trimtab.engine.schedule import Schedule
 
-LEARNING_RATE = 3e-4
+_RATES = {8: 1e-4, 4: 3e-4}
+"""Of Adam, by the bits of weights: the finer the grid, the less there is to change."""
 
 _OPSET_CHANNELS, _OPSET_BLOCKS = 13, 21
 """The first with scales for each channel, and the first with 4-bit integers and scales of blocks,
@@ -43,7 +44,8 @@ class QuantizeAware(Training, kw_only=True, frozen=True, forbid_unknown_fields=T
 
     Attributes:
         epochs: Passes over the training samples; 0 rounds and trains nothing.
-        learning_rate: As for `fine_tune`, by default 0.0003.
+        learning_rate: As for `fine_tune`, by default 0.0003 with `weight_bits: 4`, else 0.0001.
+        label_share: As for `fine_tune`, but 0 by default: the original is what is to be kept.
         weight_bits: Of the weights, 8 or 4; by default 8 of a float model, and as many as each has
             of a quantized one. Activations have 8.
         calibration_samples: Samples to measure activation ranges on, at most 65,536; of a float
@@ -53,6 +55,7 @@ class QuantizeAware(Training, kw_only=True, frozen=True, forbid_unknown_fields=T
     """
 
     epochs: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5
+    label_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     weight_bits: Literal[8, 4] | None = None
     calibration_samples: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
     keep_float: tuple[str, ...] = ()
@@ -60,7 +63,7 @@ class QuantizeAware(Training, kw_only=True, frozen=True, forbid_unknown_fields=T
     def schedule(self, seed: int) -> Schedule:
         """Returns these parameters as the engine takes them."""
         schedule = super().schedule(seed)
-        return replace(schedule, learning_rate=schedule.learning_rate or LEARNING_RATE)
+        return replace(schedule, learning_rate=self.learning_rate or _RATES[self.weight_bits or 8])
 
 
 def apply(model: ir.Model, step: QuantizeAware, context: Context) -> ir.Model:
