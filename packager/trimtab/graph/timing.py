@@ -41,26 +41,24 @@ def time_graphs(
     """
     sample = [np.asarray(array[:1]) for array in samples]
     sessions = [_session(model, threads) for model in models]
-    # One thread's own time leaves out what other jobs take; of several, only the clock knows.
-    clock = time.thread_time_ns if threads == 1 else time.perf_counter_ns
     runs = [partial(runtimes.run_samples, each, sample) for each in sessions]
-    return interleaved_us(runs, clock)
+    return interleaved_us(runs, threads=threads)
 
 
-def interleaved_us(
-    runs: Sequence[Callable[[], object]], clock: Callable[[], int] = time.perf_counter_ns
-) -> list[float]:
+def interleaved_us(runs: Sequence[Callable[[], object]], *, threads: int) -> list[float]:
     """Times functions in turn, so that what slows the machine slows them all.
 
     The order changes from round to round, always in the same way.
 
     Args:
         runs: What to time.
-        clock: In nanoseconds.
+        threads: How many they use. The processor time of one is the time that it takes on a
+            machine with nothing else to do; of several, only the clock knows.
 
     Returns:
         For each, a low percentile of the times of a call, in microseconds.
     """
+    clock = time.process_time_ns if threads == 1 else time.perf_counter_ns
     repeats = [ceil(_TURN_US / _warm(run, clock)) for run in runs]
     orders = np.random.default_rng(0).permuted(np.tile(range(len(runs)), (_ROUNDS, 1)), axis=1)
     turns = np.zeros(orders.shape)

@@ -171,7 +171,8 @@ class _Trials:
             loaded = [(each, self._load(each.exported)) for each in own if each.exported]
             sample = [np.asarray(column[:1]) for column in self.choosing.test.columns]
             runs = [partial(runtimes.run_samples, session, sample) for _, session in loaded]
-            for (each, _), us in zip(loaded, interleaved_us(runs), strict=True):
+            times_us = interleaved_us(runs, threads=self.job.profile.threads)
+            for (each, _), us in zip(loaded, times_us, strict=True):
                 each.trial = msgspec.structs.replace(each.trial, latency_us=us)
 
     def _within_everywhere(self, name: str) -> bool:
