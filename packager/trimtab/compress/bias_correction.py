@@ -102,6 +102,7 @@ def _subtract(node: ir.Node, shift: NDArray[np.float64]) -> None:
     codes = constant(value)
     assert value is not None
     assert codes is not None
+    assert scale is not None
     corrected = codes - np.rint(shift / scale)
     limits = np.iinfo(codes.dtype)
     value.const_value = ir.tensor(
