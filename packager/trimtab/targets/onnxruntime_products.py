@@ -6,12 +6,11 @@ MatMulNBits and its packing: onnxruntime, docs/ContribOperators.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 import onnx_ir as ir
 
-from trimtab.graph.access import Array, add_initializer, attribute, shape_of
+from trimtab.graph.access import Array, add_initializer, attribute
 from trimtab.targets.stored_weights import StoredWeight, replace_layer
 
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 16, 128
@@ -75,12 +74,6 @@ def fits_blocks(found: Product) -> bool:
     return found.scales.shape[1] == 1 or (is_power and found.block >= _SMALLEST_BLOCK)
 
 
-def rows_are_many(node: ir.Node) -> bool:
-    """Says whether the layer multiplies several rows of a sample at once."""
-    dims = (shape_of(node.inputs[0]) or (None, None, None))[:-1]
-    return None in dims[1:] or prod(dim or 1 for dim in dims) > 1
-
-
 def use_block_kernel(graph: ir.Graph, found: Product) -> None:
     """Puts a MatMulNBits in the layer's place."""
     bits = found.weight.bits
@@ -108,41 +101,6 @@ def use_block_kernel(graph: ir.Graph, found: Product) -> None:
         "MatMulNBits", operands, {**sizes, "accuracy_level": level}, domain="com.microsoft"
     )
     replace_layer(graph, found.node, [new])
-
-
-def use_integer_kernel(graph: ir.Graph, found: Product, rounded: dict[ir.Value, ir.Node]) -> None:
-    """Puts a MatMulInteger behind a DynamicQuantizeLinear in the layer's place.
-
-    ONNX Runtime makes one kernel of the nodes (`DynamicQuantizeMatMul`, `MatMulIntegerToFloat`).
-
-    Args:
-        graph: The graph.
-        found: A product with one scale for each output.
-        rounded: The DynamicQuantizeLinear of each value that has one; a new one is added.
-    """
-    stem = str(found.node.outputs[0].name)
-    source = found.node.inputs[0]
-    assert source is not None, "a product has two operands"
-    if source not in rounded:
-        rounded[source] = ir.node("DynamicQuantizeLinear", [source], num_outputs=3)
-        graph.insert_before(found.node, rounded[source])
-    codes, scale, zero = rounded[source].outputs
-    signed = np.int8 if found.codes.min() < 0 else np.uint8
-    zeros = found.zero_points[:, 0].astype(signed)
-    operands = [
-        codes,
-        found.weight.add_codes(graph, f"{stem}_codes", found.codes.T.astype(signed)),
-        zero,
-        add_initializer(graph, f"{stem}_zero_points", zeros),
-    ]
-    scales = add_initializer(graph, f"{stem}_scales", found.scales[:, 0].astype(np.float32))
-    summed = ir.node("MatMulInteger", operands)
-    real = ir.node("Cast", summed.outputs, {"to": int(ir.DataType.FLOAT)})
-    step = ir.node("Mul", [scale, scales])
-    new = [summed, real, step, ir.node("Mul", [real.outputs[0], step.outputs[0]])]
-    if found.bias is not None:
-        new.append(ir.node("Add", [new[-1].outputs[0], found.bias]))
-    replace_layer(graph, found.node, new)
 
 
 def _block_size(found: Product) -> tuple[int, int]:

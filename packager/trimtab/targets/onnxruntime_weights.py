@@ -2,10 +2,9 @@
 
 Measured on ONNX Runtime 1.31 (docs/decisions/0015-target-forms.md):
 
-* A product with 4-bit weights: MatMulNBits, which reads them as they are stored.
-* One with 8-bit weights, if its activations may be rounded: MatMulInteger, or for a single row
-  or weights in groups MatMulNBits. If they may not: floats made on loading, since MatMulNBits with
-  8 bits and float activations takes nine times as long.
+* A product with 4-bit weights, or with 8-bit ones whose activations may be rounded: MatMulNBits,
+  which reads them as they are stored. With 8 bits and float activations it takes nine times as
+  long as a product of floats, so these become floats on loading.
 * A lookup in a table: GatherBlockQuantized.
 * An LSTM whose activations may be rounded: DynamicQuantizeLSTM.
 * Everything else, such as convolutions: floats made on loading. ConvInteger takes four times as
@@ -18,14 +17,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from trimtab.targets.onnxruntime_folded import fold
-from trimtab.targets.onnxruntime_products import (
-    Product,
-    fits_blocks,
-    product,
-    rows_are_many,
-    use_block_kernel,
-    use_integer_kernel,
-)
+from trimtab.targets.onnxruntime_products import Product, fits_blocks, product, use_block_kernel
 from trimtab.targets.onnxruntime_recurrent import is_dynamic_lstm, use_lstm_kernel
 from trimtab.targets.onnxruntime_tables import cast_behind_lookup, is_lookup, use_table_kernel
 from trimtab.targets.stored_weights import StoredWeight, stored_weights
@@ -41,9 +33,8 @@ def lower_weights(model: ir.Model) -> None:
     for node in list(graph):
         if is_dynamic_lstm(node, weights):
             use_lstm_kernel(graph, node, weights)
-    rounded: dict[ir.Value, ir.Node] = {}
     for weight in weights.values():
-        if weight.readers and not _use_kernels(graph, weight, rounded):
+        if weight.readers and not _use_kernels(graph, weight):
             fold(graph, weight)
     for node in [node for node in graph if node.op_type == "Cast"]:
         cast_behind_lookup(graph, node)
@@ -52,7 +43,7 @@ def lower_weights(model: ir.Model) -> None:
         model.opset_imports[_DOMAIN] = 1
 
 
-def _use_kernels(graph: ir.Graph, weight: StoredWeight, rounded: dict[ir.Value, ir.Node]) -> bool:
+def _use_kernels(graph: ir.Graph, weight: StoredWeight) -> bool:
     """Replaces all layers that read a weight; False if one of them has no kernel for it.
 
     Were some left, the weight would be in memory twice.
@@ -67,18 +58,10 @@ def _use_kernels(graph: ir.Graph, weight: StoredWeight, rounded: dict[ir.Value, 
     if len(products) < len(readers):
         return False
     for one in products:
-        if _sums_integers(one):
-            use_integer_kernel(graph, one, rounded)
-        else:
-            use_block_kernel(graph, one)
+        use_block_kernel(graph, one)
     return True
 
 
 def _has_kernel(found: Product) -> bool:
     """Says whether a product runs on stored codes no slower than on floats."""
     return fits_blocks(found) and (found.weight.bits == 4 or found.weight.dynamic)
-
-
-def _sums_integers(found: Product) -> bool:
-    whole_rows = found.scales.shape[1] == 1
-    return found.weight.bits == 8 and whole_rows and rows_are_many(found.node)
