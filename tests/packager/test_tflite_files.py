@@ -83,6 +83,19 @@ def test_int8_file_holds_the_codes_of_the_graph(name, tmp_path):
     assert floats <= {"DEQUANTIZE"}
 
 
+def test_final_softmax_reads_the_dequantized_logits(tmp_path):
+    """In int8 its probabilities would be in steps of 1/256."""
+    model = clean(GRAPHS["one_dimensional"]())
+    context = Context(model)
+    quantized = apply(model, QuantizeInt8(calibration_samples=64), context)
+    written = write(quantized, tmp_path, WriteRequest())
+    *_, before, last = placed(written.path, quantized)
+    assert (before.operator, before.dtype) == ("DEQUANTIZE", "int8")
+    assert (last.operator, last.dtype) == ("SOFTMAX", "float32")
+    assert "probabilities" in str(last.reason)
+    assert compared(quantized, written, context) < 1e-4
+
+
 def with_int16(model: ir.Model) -> ir.Model:
     """Makes 16 bits of the pairs of 8, around zero, and floats of biases."""
     for node in model.graph:

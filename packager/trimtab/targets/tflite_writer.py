@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from trimtab.targets.tflite_ends import compute_ends_in_float
 from trimtab.targets.tflite_flatbuffer import constants, pack, type_name, unpack
 from trimtab.targets.tflite_int16 import widen_biases
 from trimtab.targets.tflite_kernels import restore_weights
@@ -25,6 +26,7 @@ def write(model: ir.Model, folder: Path, request: WriteRequest) -> Written:
     file = unpack(to_tflite(model))
     restore_weights(file, model)
     widen_biases(file)
+    compute_ends_in_float(file)
     store_weights(file, model)
     describe_file(file, model, request)
     path = folder / f"{request.stem}.tflite"
