@@ -2,7 +2,7 @@
 
 Weights become integer constants behind DequantizeLinear, a form that ONNX Runtime and OpenVINO
 run and the engine too. 8 bits are stored as int8, 4 and fewer as int4, two weights in a byte (see
-docs/decisions/0008-weight-only-forms.md). TFLite files get the same numbers as float32.
+docs/decisions/0008-weight-only-forms.md). What TFLite stores: docs/targets.md.
 """
 
 from __future__ import annotations
