@@ -129,7 +129,7 @@ def cast(call: Call) -> Laid:
 
 
 def _is_known(dtype: Any) -> bool:
-    return dtype.name == "bfloat16" or (dtype.isbuiltin == 1 and dtype.kind != "O")
+    return bool(dtype.name == "bfloat16" or (dtype.isbuiltin == 1 and dtype.kind != "O"))
 
 
 def _numpy_type(tensor: Any) -> Any:
