@@ -14,6 +14,7 @@ from support.tflite_small import run
 from trimtab.compress import quantize_weights
 from trimtab.compress.quantize import QuantizeInt8, apply
 from trimtab.compress.quantize_weights import QuantizeWeights
+from trimtab.errors import ExportError
 from trimtab.graph.access import constant
 from trimtab.graph.clean import clean
 from trimtab.graph.precision import ACTIVATIONS_KEY
@@ -122,6 +123,13 @@ def test_int16_file_computes_what_the_graph_does(name, tmp_path):
     written = write(quantized, tmp_path, WriteRequest())
     assert {operator.dtype for operator in placed(written.path, quantized)} <= {"int16", "float32"}
     assert compared(quantized, written, context) < 1e-3
+
+
+def test_int16_form_that_a_kernel_lacks_is_named(tmp_path):
+    model = clean(GRAPHS["concat"]())
+    quantized = with_int16(apply(model, QuantizeInt8(calibration_samples=64), Context(model)))
+    with pytest.raises(ExportError, match="kernel of concatenation does not take what it gets"):
+        write(quantized, tmp_path, WriteRequest())
 
 
 def listener() -> ir.Model:

@@ -86,9 +86,14 @@ def _in_order(content: bytes, entries: Sequence[str], results: Sequence[str]) ->
 
 
 def _reason(error: Exception) -> str:
-    """Names the operators that TFLite has no kernel for, out of the converter's many lines."""
+    """Says what TFLite has no kernel for, out of the converter's many lines."""
     missing = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", str(error))))
-    return f"TFLite has no kernel for {', '.join(missing)}" if missing else str(error)
+    if missing:
+        return f"TFLite has no kernel for {', '.join(missing)}"
+    refused = re.search(r"'tfl\.(\w+)' op ([^\n]*)", str(error))
+    if refused is None:
+        return str(error)
+    return f"TFLite's kernel of {refused[1]} does not take what it gets here ({refused[2]})"
 
 
 def _spec(value: ir.Value, name: str) -> object:

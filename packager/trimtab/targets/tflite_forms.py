@@ -1,6 +1,6 @@
 """Which form of a stored weight each of TFLite's kernels reads, found by trial.
 
-Tried on ai-edge-litert 2.3 and tflite-runtime 2.14; docs/decisions/0014 has the times and errors.
+Tried on ai-edge-litert 2.3 and tflite-runtime 2.14; docs/targets.md has the times.
 Several kernels take a form that they were not written for and answer with nonsense: what is not
 listed here was wrong, slower than float, or refused.
 

@@ -54,6 +54,15 @@ def describe_file(file: Any, model: ir.Model, request: WriteRequest) -> None:
     file.description = request.stem
 
 
+def forget_oldest_runtime(file: Any) -> None:
+    """Drops the converter's word on which runtime is new enough: weights took newer kernels since.
+
+    Which release brought each of these is nowhere listed up to now; a runtime that is too old
+    refuses the operator's version.
+    """
+    file.metadata = [e for e in file.metadata or () if text(e.name) != "min_runtime_version"]
+
+
 def with_labels(content: bytes, labels: Sequence[str] | None) -> bytes:
     """Returns a file with class names behind it, one a line; without any, the file as it is."""
     if not labels:

@@ -11,7 +11,7 @@ from trimtab.targets.tflite_ends import compute_ends_in_float
 from trimtab.targets.tflite_flatbuffer import constants, pack, type_name, unpack
 from trimtab.targets.tflite_int16 import widen_biases
 from trimtab.targets.tflite_kernels import restore_weights
-from trimtab.targets.tflite_metadata import describe_file, with_labels
+from trimtab.targets.tflite_metadata import describe_file, forget_oldest_runtime, with_labels
 from trimtab.targets.tflite_weights import store_weights
 from trimtab.targets.writing import WriteRequest, Written
 
@@ -27,7 +27,8 @@ def write(model: ir.Model, folder: Path, request: WriteRequest) -> Written:
     restore_weights(file, model)
     widen_biases(file)
     compute_ends_in_float(file)
-    store_weights(file, model)
+    if any(form.direct and form.dtype != "float32" for form in store_weights(file, model)):
+        forget_oldest_runtime(file)
     describe_file(file, model, request)
     path = folder / f"{request.stem}.tflite"
     path.write_bytes(with_labels(pack(file), request.labels))
