@@ -10,6 +10,8 @@ import pytest
 
 from support.graphs import GRAPHS
 from support.techniques import context
+from trimtab.compress.quantize import QuantizeInt8
+from trimtab.compress.quantize import apply as quantize
 from trimtab.compress.quantize_weights import QuantizeWeights, apply
 from trimtab.compress.recipe import Recipe
 from trimtab.errors import ExportError, RecipeError
@@ -59,9 +61,18 @@ def test_quantized_file_is_compared_with_the_original_and_timed_beside_its_twin(
     assert read_compressed(tmp_path / "out") == result
 
 
+def test_operators_that_stay_float_in_an_int8_file_are_listed_with_their_reasons(source, tmp_path):
+    quantized = quantize(source.model, QuantizeInt8(), context(source.model, source.dataset))
+    result = writer(source).write(applied(quantized), "onnxruntime", tmp_path)
+    assert result.float_operators
+    assert all(each.reason for each in result.float_operators)
+    assert not {"QLinearMatMul", "QGemm"} & {each.operator for each in result.float_operators}
+
+
 def test_float_file_has_no_twin(source, tmp_path):
     result = writer(source).write(applied(source.model), "onnxruntime", tmp_path)
     assert result.speed is None
+    assert result.float_operators is None
     assert result.fidelity.agreement == 1
 
 

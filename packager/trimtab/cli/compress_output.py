@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +54,7 @@ def print_results(results: Sequence[Compressed], output: Path) -> None:
     if results and results[0].evaluation is None:
         typer.echo("accuracy was not checked: there is no data (--data)")
     for result in results:
+        _print_float_operators(result)
         _print_slowness(result)
         _print_harm(result)
 
@@ -121,6 +123,18 @@ def _beside_float(result: Compressed) -> tuple[str, str, str]:
         show_us(None if speed is None else speed.latency_us),
         show_us(None if speed is None else speed.float_latency_us),
     )
+
+
+def _print_float_operators(result: Compressed) -> None:
+    """Prints what stayed float in a quantized file, by reason; each by name is in the JSON."""
+    by_reason: dict[str, Counter[str]] = {}
+    for placed in result.float_operators or ():
+        by_reason.setdefault(str(placed.reason), Counter())[placed.operator] += 1
+    for reason, kinds in by_reason.items():
+        names = ", ".join(
+            kind if count == 1 else f"{count}x {kind}" for kind, count in kinds.items()
+        )
+        typer.echo(f"{result.target}: float stayed {names}: {reason}")
 
 
 def _print_slowness(result: Compressed) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from trimtab.errors import RecipeError
 from trimtab.targets import Comparison
+from trimtab.targets.placed import PlacedOperator
 from trimtab.targets.speed import Speed
 from trimtab.targets.writing import Option
 from trimtab.workflow.standing import StepSummary
@@ -67,6 +68,8 @@ class Compressed(msgspec.Struct, kw_only=True, frozen=True):
             changed what the outputs are.
         speed: The file against the float file of the same graph, on this machine; None where
             nothing is quantized.
+        float_operators: Operators that stayed float although activations are integers, and why;
+            None where activations are float by intention.
         evaluation: The file against the original, on all test samples; None without data.
         effects: What became of each class and group, if there are any.
         golden_max_abs_error: How far a device may be from `golden.npz`.
@@ -95,6 +98,7 @@ class Compressed(msgspec.Struct, kw_only=True, frozen=True):
     comparison: Comparison
     fidelity: Comparison | None = None
     speed: Speed | None = None
+    float_operators: tuple[PlacedOperator, ...] | None = None
     evaluation: Evaluation | None
     effects: tuple[Effect, ...] | None = None
     golden_max_abs_error: float

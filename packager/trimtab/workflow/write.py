@@ -30,6 +30,7 @@ from trimtab.package.wire import wire_bytes
 from trimtab.progress import report
 from trimtab.targets import Comparison, Exported, export
 from trimtab.targets.gate import compare, relative_limit
+from trimtab.targets.operators import float_operators
 from trimtab.targets.speed import Speed, compare_speed
 from trimtab.targets.writing import Form, WriteRequest
 from trimtab.workflow.compressed import COMPRESSED_FILE, GOLDEN_FILE, Compressed, tool_versions
@@ -138,6 +139,7 @@ class TargetWriter:
             comparison=exported.comparison,
             fidelity=self._fidelity(session),
             speed=self._speed(applied.model, target, session),
+            float_operators=float_operators(target, exported.path, applied.model),
             evaluation=None if assessment is None else assessment.summary(),
             effects=None if assessment is None else assessment.effects,
             golden_max_abs_error=golden.max_abs_error,
