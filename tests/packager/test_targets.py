@@ -216,7 +216,7 @@ def _calibrated(model: ir.Model, sample: np.ndarray) -> dict[str, Range]:
 
 
 @pytest.mark.slow
-def test_weights_that_tflite_writes_out_as_float_are_counted_as_float(tmp_path):
+def test_weights_alone_in_few_bits_take_as_few_bytes_in_tflite(tmp_path):
     """Weight-only int8: ONNX Runtime's file keeps it, TFLite's does not."""
     from support.techniques import context
     from trimtab.compress.quantize_weights import QuantizeWeights, apply
@@ -229,7 +229,7 @@ def test_weights_that_tflite_writes_out_as_float_are_counted_as_float(tmp_path):
         target: export(small, target, tmp_path / target, samples=samples).weight_bytes
         for target in ("onnxruntime", "tflite")
     }
-    assert sizes["tflite"] > 3 * sizes["onnxruntime"]
+    assert sizes["tflite"] <= sizes["onnxruntime"]
 
 
 @pytest.mark.slow
