@@ -217,7 +217,7 @@ def _calibrated(model: ir.Model, sample: np.ndarray) -> dict[str, Range]:
 
 @pytest.mark.slow
 def test_weights_alone_in_few_bits_take_as_few_bytes_in_tflite(tmp_path):
-    """Weight-only int8: ONNX Runtime's file keeps it, TFLite's does not."""
+    """Codes of the graph, in both files."""
     from support.techniques import context
     from trimtab.compress.quantize_weights import QuantizeWeights, apply
 
