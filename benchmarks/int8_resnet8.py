@@ -4,9 +4,9 @@
         --cache FOLDER [--only tflite onnxruntime openvino] [--rounds 15] [--json RESULT.json]
 
 The float model is the same Keras file for all, and the same 256 training images calibrate. The
-float row is Trimtab's float file. The bars: int8 loses at most 0.1 point on the clean test set and 0.2 on the
-hard one on every runtime, at no more than 1.02 of the best peer's time; int4 weights lose at most
-0.55 points on the hard one. The peers' files are kept in the cache folder.
+float row is Trimtab's float file. The bars: int8 loses at most 0.1 point on the clean test set and
+0.2 on the hard one on every runtime, at no more than 1.02 of the best peer's time; int4 weights
+lose at most 0.55 points on the hard one. The peers' files are kept in the cache folder.
 Needs: trimtab, scipy, and what `int8_peers.py` says.
 """
 
