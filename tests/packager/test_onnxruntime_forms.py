@@ -82,6 +82,17 @@ def test_a_dense_layer_keeps_its_bias(kind, transposed, dynamic, tmp_path):
     assert off(actual, expected) < (0.03 if dynamic else 1e-5)
 
 
+@pytest.mark.parametrize("shape", [(1,), (1, 10), ()])
+def test_a_bias_that_is_broadcast_is_added_behind_the_kernel(shape, tmp_path):
+    b = Stored(64)
+    bias = b.constant(RNG.normal(size=shape).astype(np.float32))
+    weight = b.weight(64, 10, kind=INT4)
+    model = b.build(b.op("Gemm", b.x, weight, bias, shape=["batch", 10]))
+    found, actual, expected = written(model, tmp_path)
+    assert found == ["MatMulNBits", "Add"]
+    assert off(actual, expected) < 1e-5
+
+
 ROUNDED = {
     "one row": ([64], {}),
     "a free number of rows": (["time", 64], {}),

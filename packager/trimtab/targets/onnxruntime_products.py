@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from trimtab.graph.access import Array, add_initializer, attribute
+from trimtab.graph.access import Array, add_initializer, attribute, shape_of
 from trimtab.targets.stored_weights import StoredWeight, replace_layer
 
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 16, 128
@@ -84,23 +84,31 @@ def use_block_kernel(graph: ir.Graph, found: Product) -> None:
     packed = _packed(padded, bits).reshape(outputs, per_row, block * bits // 8)
     scales, zeros = (_per_block(array, per_row) for array in (found.scales, zeros))
     stem = str(found.node.outputs[0].name)
+    own_bias = _bias_of_kernel(found)
     operands: list[ir.Value | None] = [
         found.node.inputs[0],
         found.weight.add_codes(graph, f"{stem}_codes", packed),
         add_initializer(graph, f"{stem}_scales", scales),
         None,
+        None,
+        own_bias,
     ]
     if (zeros != 1 << (bits - 1)).any():  # the kernel's default
         operands[3] = add_initializer(graph, f"{stem}_zero_points", _packed(zeros, bits))
-    operands += [None, found.bias]
     while operands[-1] is None:
         operands.pop()
     level = _ROUNDED if found.weight.dynamic else _EXACT
     sizes = {"K": inputs, "N": outputs, "bits": bits, "block_size": block}
-    new = ir.node(
-        "MatMulNBits", operands, {**sizes, "accuracy_level": level}, domain="com.microsoft"
-    )
-    replace_layer(graph, found.node, [new])
+    attributes = {**sizes, "accuracy_level": level}
+    new = [ir.node("MatMulNBits", operands, attributes, domain="com.microsoft")]
+    if found.bias is not None and own_bias is None:
+        new.append(ir.node("Add", [new[0].outputs[0], found.bias]))
+    replace_layer(graph, found.node, new)
+
+
+def _bias_of_kernel(found: Product) -> ir.Value | None:
+    """Returns the bias if the kernel can add it: Gemm's may be broadcast, the kernel's not."""
+    return found.bias if shape_of(found.bias) == (len(found.codes),) else None
 
 
 def _block_size(found: Product) -> tuple[int, int]:
