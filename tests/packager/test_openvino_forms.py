@@ -103,3 +103,26 @@ def test_a_graph_that_cannot_have_one_sample_stays_free(tmp_path):
     openvino_writer.write(model, tmp_path, WriteRequest())
     session = runtimes.load("openvino", tmp_path / "model.xml")
     assert session.inputs[0].shape == (None, 4)
+
+
+@pytest.mark.parametrize(("operator", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_recurrent_layers_between_pairs_stay_float_and_small(operator, gates, tmp_path):
+    hidden, features = 32, 16
+    b = Stored(7, features)
+
+    def weight(width: int) -> ir.Value:
+        codes = b.constant(RNG.integers(-127, 128, (1, gates * hidden, width)).astype(np.int8))
+        scales = b.constant(RNG.uniform(1e-3, 3e-3, (1, gates * hidden, 1)).astype(np.float32))
+        return b.op("DequantizeLinear", codes, scales, axis=2, block_size=width)
+
+    step, zero = b.constant(np.float32(0.03)), b.constant(np.uint8(128))
+    codes = b.op("QuantizeLinear", b.x, step, zero)
+    codes.type = ir.TensorType(ir.DataType.UINT8)
+    paired = b.op("Transpose", b.op("DequantizeLinear", codes, step, zero), perm=[1, 0, 2])
+    layer = b.op(operator, paired, weight(features), weight(hidden), hidden_size=hidden)
+    layer = b.op("Squeeze", layer, b.constant(np.array([1])))
+    model = b.build(b.op("Transpose", layer, perm=[1, 0, 2]))
+    file, actual, expected = written(model, tmp_path)
+    assert off(actual, expected) < 1e-5
+    codes_bytes = gates * hidden * (features + hidden)
+    assert file.stat().st_size < 1.2 * codes_bytes + gates * hidden * 16

@@ -14,6 +14,7 @@ from trimtab.graph.access import attribute, constant
 from trimtab.graph.count import count_model
 from trimtab.graph.precision import may_round_activations
 from trimtab.graph.save import save_beside
+from trimtab.targets.openvino_recurrent import keep_recurrent_float
 from trimtab.targets.openvino_storage import shrink_constants
 from trimtab.targets.wide_activations import drop_wide_pairs
 from trimtab.targets.writing import WriteRequest, Written
@@ -38,6 +39,7 @@ def write(model: ir.Model, folder: Path, request: WriteRequest) -> Written:
     path = folder / f"{request.stem}.xml"
     converted = _for_single_samples(_convert(lowered, path), model)
     shrink_constants(converted)
+    keep_recurrent_float(converted)
     # Left alone, OpenVINO rounds the activations of every product with integer weights to 8 bits.
     group = str(_activation_group(lowered))
     converted.set_rt_info(group, ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
