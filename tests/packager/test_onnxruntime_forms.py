@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import ml_dtypes
@@ -10,10 +11,16 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from support.quant_graphs import GRAPHS, TrainedLike
 from support.stored_graphs import FLOAT, RNG, Stored, off
+from trimtab.compress.affine import Range
+from trimtab.compress.placement import quantized_groups
+from trimtab.compress.quantize import quantize
+from trimtab.graph.access import infer_shapes
 from trimtab.graph.run import run_graph
 from trimtab.targets import onnxruntime_writer
-from trimtab.targets.writing import WriteRequest
+from trimtab.targets.onnxruntime_placed import placed
+from trimtab.targets.writing import CPU_PROVIDER, WriteRequest
 from trimtab_agent import runtimes
 
 
@@ -217,3 +224,46 @@ def test_pairs_of_an_integer_kernel_stay(tmp_path):
     found, actual, expected = written(model, tmp_path)
     assert found.count("DequantizeLinear") == 3
     assert np.array_equal(actual, expected)
+
+
+def quantized(make: Callable[[], ir.Model]) -> ir.Model:
+    model = make()
+    infer_shapes(model)
+    values = [name for group in quantized_groups(model.graph) for name in group]
+    return quantize(model, dict.fromkeys(values, Range(-4, 4)))
+
+
+def one_input_channel(before: str, channels: int = 1) -> ir.Model:
+    b = TrainedLike(channels, 12, 12)
+    x = "x" if before == "Conv" else b.op("Sigmoid", "x")
+    return b.classifier(b.conv_relu(b.conv_relu(x, channels, 8), 8, 8), 8)
+
+
+def narrow_inside() -> ir.Model:
+    """A convolution of two channels whose input is what an integer kernel gave."""
+    b = TrainedLike(3, 12, 12)
+    return b.classifier(b.conv_relu(b.conv_relu("x", 3, 2), 2, 8), 8)
+
+
+@pytest.mark.parametrize(
+    ("make", "provider", "kernels"),
+    [
+        (lambda: one_input_channel("Conv"), CPU_PROVIDER, ["Conv", "QLinearConv"]),
+        (lambda: one_input_channel("Sigmoid"), CPU_PROVIDER, ["Conv", "QLinearConv"]),
+        (lambda: one_input_channel("Conv"), "QNNExecutionProvider", ["QLinearConv"] * 2),
+        (lambda: one_input_channel("Conv", channels=5), CPU_PROVIDER, ["QLinearConv"] * 2),
+        (GRAPHS["concat"], CPU_PROVIDER, ["QLinearConv"] * 3),  # two convolutions share a pair
+        (narrow_inside, CPU_PROVIDER, ["Conv", "QLinearConv"]),
+    ],
+    ids=["first", "behind a float layer", "other provider", "five channels", "shared", "inside"],
+)
+def test_a_convolution_of_few_channels_behind_floats_is_float(make, provider, kernels, tmp_path):
+    model = quantized(make)
+    result = onnxruntime_writer.write(model, tmp_path, WriteRequest(provider=provider))
+    found = [each for each in placed(result.path, model) if "Conv" in each.operator]
+    assert sorted(each.operator for each in found) == kernels
+    assert all(each.reason for each in found if each.dtype == "float32")
+    samples = RNG.normal(size=(4, *model.graph.inputs[0].shape[1:])).astype(np.float32)
+    session = runtimes.load("onnxruntime", result.path)
+    (actual,) = runtimes.run_samples(session, [samples])
+    assert off(actual, run_graph(model, [samples])[0]) < 0.1

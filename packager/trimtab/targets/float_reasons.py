@@ -47,7 +47,10 @@ class FloatReasons:
         weights = [found for value in node.inputs if (found := _stored(value)) is not None]
         activations = [value for value in node.inputs if value is not None and _is_paired(value)]
         if activations:
-            return f"{self._runtime} has no integer kernel for {node.op_type} between these pairs"
+            return (
+                f"{self._runtime} has no integer kernel for {node.op_type} between these pairs, or "
+                "no faster one"
+            )
         if any(may_round_activations(weight) for weight in weights):
             return f"{self._runtime} has no integer kernel for {node.op_type} that is faster"
         if weights:

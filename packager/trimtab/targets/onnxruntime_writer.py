@@ -9,9 +9,10 @@ import onnx_ir as ir
 from trimtab.graph.count import count_model
 from trimtab.graph.save import save_whole
 from trimtab.targets.onnxruntime_ort import convert
+from trimtab.targets.onnxruntime_thin import leave_thin_convolutions_float
 from trimtab.targets.onnxruntime_weights import lower_weights
 from trimtab.targets.wide_activations import drop_wide_pairs
-from trimtab.targets.writing import WriteRequest, Written
+from trimtab.targets.writing import CPU_PROVIDER, WriteRequest, Written
 
 
 def write(model: ir.Model, folder: Path, request: WriteRequest) -> Written:
@@ -19,6 +20,8 @@ def write(model: ir.Model, folder: Path, request: WriteRequest) -> Written:
     path = folder / f"{request.stem}.onnx"
     lowered = model.clone()
     drop_wide_pairs(lowered)
+    if request.provider == CPU_PROVIDER:
+        leave_thin_convolutions_float(lowered.graph)
     lower_weights(lowered)
     save_whole(lowered, path)
     if request.form == "ort":

@@ -17,6 +17,9 @@ Form = Literal["onnx", "ort"]
 """What ONNX Runtime loads: `ort` is for its minimal builds."""
 
 
+CPU_PROVIDER = "CPUExecutionProvider"
+
+
 class WriteRequest(msgspec.Struct, kw_only=True, frozen=True):
     """What a file is to be called and to say of itself.
 
@@ -24,11 +27,13 @@ class WriteRequest(msgspec.Struct, kw_only=True, frozen=True):
         stem: File name without its ending.
         labels: Class names by class number, for files that can carry them.
         form: Of a file for ONNX Runtime.
+        provider: ONNX Runtime's execution provider on the device, such as `QNNExecutionProvider`.
     """
 
     stem: str = "model"
     labels: tuple[str, ...] | None = None
     form: Form = "onnx"
+    provider: str = CPU_PROVIDER
 
 
 class Written(msgspec.Struct, kw_only=True, frozen=True):

@@ -32,7 +32,7 @@ from trimtab.targets import Comparison, Exported, export
 from trimtab.targets.gate import compare, relative_limit
 from trimtab.targets.operators import float_operators
 from trimtab.targets.speed import Speed, compare_speed
-from trimtab.targets.writing import Form, WriteRequest
+from trimtab.targets.writing import CPU_PROVIDER, WriteRequest
 from trimtab.workflow.compressed import COMPRESSED_FILE, GOLDEN_FILE, Compressed, tool_versions
 from trimtab.workflow.source import Source
 from trimtab.workflow.standing import StepSummary
@@ -167,11 +167,13 @@ class TargetWriter:
             directory,
             samples=self.gate_samples,
             sized=self._source.dataset is not None,
-            request=WriteRequest(labels=self._labels, form=self._form(target)),
+            request=self._request(target),
         )
 
-    def _form(self, target: RuntimeName) -> Form:
-        return next(entry.form for entry in self._profile.runtimes if entry.name == target)
+    def _request(self, target: RuntimeName) -> WriteRequest:
+        entry = next(entry for entry in self._profile.runtimes if entry.name == target)
+        provider = str(entry.options.get("provider", CPU_PROVIDER))
+        return WriteRequest(labels=self._labels, form=entry.form, provider=provider)
 
     def _load(self, exported: Exported) -> runtimes.Session:
         return runtimes.load(
