@@ -91,7 +91,7 @@ def written(
     """Exports for each target, gate included; says why where a target refuses."""
     files = []
     for target in targets:
-        place = folder / name.replace(" ", "-") / target
+        place = folder / slug(name) / target
         try:
             exported = export(model, target, place, samples=tuple(samples), sized=True)
         except TrimtabError as error:
@@ -122,8 +122,7 @@ def made_all(
     for peer in peers:
         if peer.runtime not in targets or peer.source not in sources:
             continue
-        stem = f"{peer.runtime}-{peer.name}".replace(", ", "-").replace(" ", "-")
-        path = folder / (stem + int8_peers.SUFFIXES[peer.runtime])
+        path = folder / (slug(f"{peer.runtime} {peer.name}") + int8_peers.SUFFIXES[peer.runtime])
         file = File(peer.name, peer.runtime, path)
         if not path.exists():
             try:
@@ -135,6 +134,11 @@ def made_all(
                 continue
         files.append(file)
     return files
+
+
+def slug(name: str) -> str:
+    """Returns a name as a file's."""
+    return name.replace(", ", "-").replace(" ", "-")
 
 
 def answers(file: File, samples: Sequence[Array]) -> Array:

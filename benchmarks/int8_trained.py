@@ -29,6 +29,7 @@ from int8_rows import (
     compress,
     measure,
     report,
+    slug,
     written,
 )
 
@@ -78,7 +79,7 @@ def make_graphs(model: ir.Model, digits: Digits, folder: Path) -> dict[str, ir.M
     plain = dataset(digits.train, digits.validation)
 
     def kept(name: str, steps: list[dict[str, Any]]) -> ir.Model:
-        path = folder / f"{name.replace(', ', '-').replace(' ', '-')}.onnx"
+        path = folder / f"{slug(name)}.onnx"
         if not path.exists():
             ir.save(compress(model, {"steps": steps}, augmented), path)
         return ir.load(path)
