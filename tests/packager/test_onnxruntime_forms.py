@@ -220,7 +220,7 @@ def test_pairs_of_an_integer_kernel_stay(tmp_path):
         codes.type = ir.TensorType(ir.DataType.UINT8)
         return b.op("DequantizeLinear", codes, scale, zero)
 
-    model = b.build(pair(b.op("MatMul", pair(b.x), b.weight(64, 10))))
+    model = b.build(b.op("Exp", pair(b.op("MatMul", pair(b.x), b.weight(64, 10)))))
     found, actual, expected = written(model, tmp_path)
     assert found.count("DequantizeLinear") == 3
     assert np.array_equal(actual, expected)

@@ -40,6 +40,7 @@ from trimtab.compress.affine import (
     quantize_activation,
 )
 from trimtab.errors import DataError
+from trimtab.graph.answers import is_answer
 from trimtab.graph.save import save_beside
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def calibrate(
         method: How to choose a range from the values seen.
 
     Returns:
-        A range for each name. All hold zero.
+        A range for each name. All hold zero. Answers (`is_answer`) are never clipped.
 
     Raises:
         DataError: The samples do not fit the inputs, or an activation became infinite or NaN.
@@ -94,7 +95,10 @@ def calibrate(
     if method == "minmax":
         return ranges
     choose = _CHOICES[method]
-    return {name: choose(histogram) for name, histogram in _histograms(run, ranges).items()}
+    answers = {value.name for node in model.graph for value in node.outputs if is_answer(value)}
+    clipped = {name: seen for name, seen in ranges.items() if name not in answers}
+    chosen = {name: choose(histogram) for name, histogram in _histograms(run, clipped).items()}
+    return ranges | chosen
 
 
 def percentile_range(histogram: Histogram) -> Range:
@@ -206,9 +210,8 @@ def _histograms(run: Observation, ranges: Mapping[str, Range]) -> dict[str, Hist
     }
     counts = {name: np.zeros(HISTOGRAM_BINS, np.int64) for name in ranges}
     for batch in run():
-        for name, array in batch.items():
-            seen = ranges[name]
-            counts[name] += np.histogram(array, HISTOGRAM_BINS, (seen.low, seen.high))[0]
+        for name, seen in ranges.items():
+            counts[name] += np.histogram(batch[name], HISTOGRAM_BINS, (seen.low, seen.high))[0]
     return {name: Histogram(counts[name], edges[name]) for name in ranges}
 
 

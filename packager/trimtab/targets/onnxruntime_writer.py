@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from trimtab.graph.count import count_model
 from trimtab.graph.save import save_whole
+from trimtab.targets.final_pairs import drop_final_pairs
 from trimtab.targets.onnxruntime_ort import convert
 from trimtab.targets.onnxruntime_thin import leave_thin_convolutions_float
 from trimtab.targets.onnxruntime_weights import lower_weights
@@ -20,6 +21,7 @@ def write(model: ir.Model, folder: Path, request: WriteRequest) -> Written:
     path = folder / f"{request.stem}.onnx"
     lowered = model.clone()
     drop_wide_pairs(lowered)
+    drop_final_pairs(lowered)
     if request.provider == CPU_PROVIDER:
         leave_thin_convolutions_float(lowered.graph)
     lower_weights(lowered)
