@@ -11,8 +11,9 @@ because one graph serves all three:
   AveragePool too, because TFLite's kernel has one scale for both sides.
 - Additions and the like run in int8 only where codes reach them from an operator with weights, or
   leave them for one: alone between float operators they would cost more than they save.
-- All else stays float, Softmax and Sigmoid among it, and so does what a recipe names. A final
-  Softmax reads the dequantized logits and writes float.
+- All else stays float, Softmax and Sigmoid among it, and so do norms that are written out (`norms`)
+  and what a recipe names. A final Softmax reads the dequantized logits and writes float. Squares
+  stay float too: of a value with 8 bits, 16 would be needed to hold both ends.
 - What a float operator writes is rounded for the readers that take codes, and for no other.
 """
 
@@ -26,6 +27,7 @@ import numpy as np
 import onnx_ir as ir
 
 from trimtab.compress.layer_patterns import matching_nodes
+from trimtab.compress.norms import norm_nodes
 from trimtab.graph.access import attribute, constant, only_consumer
 
 _T = TypeVar("_T", ir.Node, ir.Value)
@@ -79,7 +81,8 @@ def place(graph: ir.Graph, keep_float: Sequence[str] = ()) -> Placement:
     Raises:
         RecipeError: A pattern matches nothing.
     """
-    kept = matching_nodes(graph, keep_float, "keep_float") if keep_float else ()
+    named = matching_nodes(graph, keep_float, "keep_float") if keep_float else ()
+    kept = norm_nodes(graph).union(named)
     movers = [node for node in graph if _keeps_scale(node) and node not in kept]
     capable = {node for node in graph if _has_int8_form(node) and node not in kept}
     computing = _with_kernels(graph, _behind_codes(graph, capable, movers), movers)
@@ -114,7 +117,8 @@ def _has_int8_form(node: ir.Node) -> bool:
     if node.op_type in KERNEL_OPERATORS:
         return has_integer_kernel(node)
     if node.op_type in _ELEMENTWISE:
-        return all(_is_activation(value) for value in node.inputs)
+        is_square = node.op_type == "Mul" and node.inputs[0] is node.inputs[1]
+        return not is_square and all(_is_activation(value) for value in node.inputs)
     return node.op_type in _ACTIVATIONS | _REDUCTIONS and _is_activation(node.inputs[0])
 
 
