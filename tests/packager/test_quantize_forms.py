@@ -66,6 +66,18 @@ def test_int16_codes_have_no_zero_point():
             assert not zero.any()
 
 
+@pytest.mark.parametrize("operator", ["Sigmoid", "Tanh"])
+def test_int16_codes_of_gates_have_the_steps_that_tflite_asks_for(operator):
+    b = TrainedLike(8, 12, 12)
+    x = b.conv("x", 8, 8)
+    gated = b.op("Mul", x, b.op(operator, b.conv(x, 8, 8)))
+    model = b.classifier(b.conv_relu(gated, 8, 8), 8)
+    result = quantize_int16.apply(model, quantize_int16.QuantizeInt16(), surroundings(model))
+    gate = next(node for node in result.graph if node.op_type == operator)
+    (rounding,) = (use.node for use in gate.outputs[0].uses())
+    assert rounding.inputs[1].const_value.numpy() == 2**-15
+
+
 def test_int16_keeps_named_layers_float_and_names_itself_in_messages():
     model = residual()
     step = quantize_int16.QuantizeInt16(keep_float=("Conv",))

@@ -32,6 +32,8 @@ from onnx_ir.passes import common
 
 from trimtab.compress.affine import (
     CODE_MIN,
+    INT16,
+    INT16_MAX,
     UINT8,
     ActivationForm,
     AffineParameters,
@@ -61,6 +63,11 @@ if TYPE_CHECKING:
 
 # DequantizeLinear has an axis, and so per-channel scales, from this version on.
 MINIMUM_OPSET = 13
+
+_UNIT_WRITERS = frozenset({"Sigmoid", "Softmax", "Tanh"})
+_UNIT = Range(-INT16_MAX / 2**15, INT16_MAX / 2**15)
+"""What int16 codes of these operators cover: TFLite's kernels insist on steps of 1/32768
+(tensorflow/lite/kernels/activations.cc)."""
 
 
 class QuantizeInt8(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,6 +189,8 @@ def quantize(
     placement = place(graph, keep_float)
     for group in placement.groups:
         covered = reduce(Range.union, (ranges[name] for name in group))
+        if form is INT16 and _is_in_unit(covered, [by_name[name] for name in group]):
+            covered = _UNIT
         parameters = form.parameters(covered)
         scale_array = np.asarray(parameters.scale, np.float32)
         zero_array = np.asarray(parameters.zero_point, form.dtype)
@@ -195,6 +204,13 @@ def quantize(
     shield_float_layers(graph)
     common.RemoveUnusedNodesPass()(result)
     return result
+
+
+def _is_in_unit(covered: Range, values: list[ir.Value]) -> bool:
+    """Tell whether values lie in -1..1 because an operator writes no others."""
+    writers = [node for value in values if (node := value.producer()) is not None]
+    is_bounded = any(node.op_type in _UNIT_WRITERS for node in writers)
+    return is_bounded and covered.low >= -1 and covered.high <= 1
 
 
 def _check_quantizable(model: ir.Model, technique: str) -> None:
