@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from trimtab.engine.expand import expand
+from trimtab.engine.float_joins import mark_float_joins
 from trimtab.engine.fuse import fuse_gelu
 from trimtab.engine.module import GraphModule
 from trimtab.engine.supported import check_supported
@@ -29,7 +30,8 @@ def to_tflite(model: ir.Model) -> bytes:
     """
     check_supported(model)
     tf = import_tensorflow()
-    module = GraphModule(expand(fuse_gelu(model)))
+    integers = has_integer_activations(model)
+    module = GraphModule(expand(fuse_gelu(mark_float_joins(model) if integers else model)))
     entries = _entry_names(model)
     results = [str(value.name) for value in model.graph.outputs]
 
@@ -41,7 +43,7 @@ def to_tflite(model: ir.Model) -> bytes:
     holder.serve = tf.function(serve, input_signature=specs, autograph=False)
     function = holder.serve.get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], holder)
-    if has_integer_activations(model):
+    if integers:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if has_int16_activations(model):
         kind = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8

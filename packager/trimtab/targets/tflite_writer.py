@@ -11,6 +11,7 @@ from trimtab.targets.tflite_ends import compute_ends_in_float
 from trimtab.targets.tflite_flatbuffer import constants, pack, type_name, unpack
 from trimtab.targets.tflite_int16 import widen_biases
 from trimtab.targets.tflite_kernels import restore_weights
+from trimtab.targets.tflite_marks import drop_marks
 from trimtab.targets.tflite_metadata import describe_file, forget_oldest_runtime, with_labels
 from trimtab.targets.tflite_weights import store_weights
 from trimtab.targets.writing import WriteRequest, Written
@@ -24,6 +25,7 @@ def write(model: ir.Model, folder: Path, request: WriteRequest) -> Written:
     from trimtab.engine.lower import to_tflite
 
     file = unpack(to_tflite(model))
+    drop_marks(file)
     restore_weights(file, model)
     widen_biases(file)
     compute_ends_in_float(file)
