@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.compress.window_rounding import round_windows
+Rounding = Callable[[NDArray[np.floating]], NDArray[np.floating]]
 
 CODE_MIN, CODE_MAX = 0, 255
 WEIGHT_MAX = 127
@@ -188,11 +188,7 @@ def along_axis(scales: NDArray[np.float32], rank: int, axis: int | None) -> NDAr
 
 
 def quantize_weights(
-    weights: NDArray[np.float32],
-    scales: NDArray[np.float32],
-    axis: int | None,
-    *,
-    by_window: bool = False,
+    weights: NDArray[np.float32], scales: NDArray[np.float32], axis: int | None, rounding: Rounding
 ) -> NDArray[np.int8]:
     """Round weights to codes in -127..127, with zero point 0.
 
@@ -200,11 +196,9 @@ def quantize_weights(
         weights: Real weights of any shape.
         scales: One scale for each index of the axis, or a scalar.
         axis: The axis of the scales, or None.
-        by_window: Round so that sums of a convolution's windows stay (see `window_rounding`),
-            else each weight to nearest.
+        rounding: Makes integers of weights over their scales.
     """
-    steps = weights / along_axis(scales, weights.ndim, axis)
-    codes = round_windows(steps) if by_window else np.rint(steps)
+    codes = rounding(weights / along_axis(scales, weights.ndim, axis))
     clipped: NDArray[np.int8] = np.clip(codes, -WEIGHT_MAX, WEIGHT_MAX).astype(np.int8)
     return clipped
 

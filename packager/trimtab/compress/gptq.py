@@ -20,6 +20,8 @@ Array = NDArray[Any]
 _DAMPING = 0.01
 """Added to the diagonal, as a share of its mean, as in the paper: few samples leave directions of
 the input unseen, and there nothing must be made good."""
+_BLOCK = 64
+"""Columns after which what they lose is passed on to all later ones, in one product."""
 
 
 def fit_compensated(
@@ -52,8 +54,39 @@ def fit_compensated(
     )
 
 
+def round_compensated(steps: Array, moments: Array, highest: int) -> Array:
+    """Rounds weights whose scales are settled.
+
+    Zeros stay zero, and inputs that were never seen have their weights rounded to nearest.
+
+    Args:
+        steps: Weights over their scales, shape (outputs, inputs), finite.
+        moments: As for `fit_compensated`; parts are worked on side by side.
+        highest: Codes are from `-highest` to this.
+
+    Returns:
+        Codes, float64, shape (outputs, inputs).
+    """
+    parts, columns = len(moments), steps.shape[1]
+    left = np.array(steps, np.float64).reshape(parts, -1, columns)
+    factor, pruned, codes = _factors(moments), left == 0, np.empty_like(left)
+    for start in range(0, columns, _BLOCK):
+        stop = min(start + _BLOCK, columns)
+        errors = np.empty((*left.shape[:2], stop - start))
+        for column in range(start, stop):
+            exact = left[:, :, column]
+            own = np.where(pruned[:, :, column], 0, np.clip(np.rint(exact), -highest, highest))
+            error = (exact - own) / factor[:, None, column, column]
+            left[:, :, column + 1 : stop] -= (
+                error[:, :, None] * factor[:, None, column, column + 1 : stop]
+            )
+            codes[:, :, column], errors[:, :, column - start] = own, error
+        left[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
+    return codes.reshape(steps.shape)
+
+
 def _fit_part(weights: Array, moments: Array, size: int, bits: Bits, *, symmetric: bool) -> Groups:
-    factor = _factor(moments)
+    factor = _factors(moments[None])[0]
     lowest, highest = _code_range(bits, symmetric=symmetric)
     left, pruned = weights.copy(), weights == 0
     blocks = []
@@ -77,13 +110,13 @@ def _fit_part(weights: Array, moments: Array, size: int, bits: Bits, *, symmetri
     return Groups(codes.reshape(-1, size), scales.ravel(), zeros.ravel())
 
 
-def _factor(moments: Array) -> Array:
-    """Returns the upper Cholesky factor of the inverse of the damped moments."""
-    damped = np.asarray(moments, np.float64).copy()
-    diagonal = np.diagonal(damped)
-    damping = _DAMPING * float(diagonal.mean()) or 1.0
-    damped[np.diag_indices_from(damped)] += damping
-    return np.asarray(np.linalg.cholesky(np.linalg.inv(damped)).T)
+def _factors(moments: Array) -> Array:
+    """Returns the upper Cholesky factors of the inverses of damped moments, part by part."""
+    damped = np.array(moments, np.float64)
+    diagonal = np.einsum("pii->pi", damped)  # a view
+    mean = diagonal.mean(axis=1, keepdims=True)
+    diagonal += np.where(mean > 0, _DAMPING * mean, 1.0)
+    return np.asarray(np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1))
 
 
 def _code_range(bits: int, *, symmetric: bool) -> tuple[int, int]:

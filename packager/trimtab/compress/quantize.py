@@ -13,8 +13,8 @@ which the TFLite converter makes int8 kernels. Inputs and outputs of the graph s
 - Bias: int32 in units of input scale times weight scale.
 
 `placement` decides where pairs go, `calibrate` the ranges, `affine` does the arithmetic,
-`window_rounding` rounds the weights of convolutions and `bias_correction` takes the mean error of
-what is left out of the biases. docs/decisions/0014-int8-methods.md has the measurements behind the
+`kernel_rounding` rounds weights and `bias_correction` takes the mean error of what is left out of
+the biases. docs/decisions/0014-int8-methods.md has the measurements behind the
 defaults.
 """
 
@@ -22,7 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, Annotated
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
@@ -46,14 +47,16 @@ from trimtab.compress.affine import (
 from trimtab.compress.bias_correction import correct_biases
 from trimtab.compress.calibrate import Method, calibrate
 from trimtab.compress.float_islands import shield_float_layers
+from trimtab.compress.input_moments import input_moments
+from trimtab.compress.kernel_rounding import rounding_of
 from trimtab.compress.other_weights import other_weights, store_other_weights
-from trimtab.compress.placement import Placement, place, quantized_groups
+from trimtab.compress.placement import Placement, has_integer_kernel, place, quantized_groups
+from trimtab.compress.weights import find_weights
 from trimtab.errors import DataError, ModelError
 from trimtab.graph.access import (
     add_initializer,
     attribute,
     constant,
-    held,
     infer_shapes,
     replace_value,
 )
@@ -63,6 +66,11 @@ if TYPE_CHECKING:
 
 # DequantizeLinear has an axis, and so per-channel scales, from this version on.
 MINIMUM_OPSET = 13
+ROUNDING_SAMPLES = 64
+"""So many samples are looked at to round weights: four times as many hardly change the error."""
+
+Array = NDArray[Any]
+_NO_MOMENTS: Mapping[str, Array] = MappingProxyType({})
 
 _UNIT_WRITERS = frozenset({"Sigmoid", "Softmax", "Tanh"})
 _UNIT = Range(-INT16_MAX / 2**15, INT16_MAX / 2**15)
@@ -150,10 +158,16 @@ def calibrated(
         weights_per_channel=step.weights_per_channel,
         keep_float=step.keep_float,
         form=form,
+        moments=_moments(typed, samples),
     )
     if step.bias_correction:
         correct_biases(result, typed, samples)
     return store_other_weights(result, others)
+
+
+def _moments(model: ir.Model, samples: Sequence[Array]) -> Mapping[str, Array]:
+    kernels = [weight for weight in find_weights(model) if has_integer_kernel(weight.node)]
+    return input_moments(model, kernels, [array[:ROUNDING_SAMPLES] for array in samples])
 
 
 def quantize(
@@ -163,6 +177,7 @@ def quantize(
     weights_per_channel: bool = True,
     keep_float: Sequence[str] = (),
     form: ActivationForm = UINT8,
+    moments: Mapping[str, Array] = _NO_MOMENTS,
 ) -> ir.Model:
     """Insert QDQ pairs and int8 weights, given the range of every activation.
 
@@ -173,6 +188,8 @@ def quantize(
         weights_per_channel: One scale for each output channel of a convolution, else one for all.
         keep_float: Patterns of layers that stay float.
         form: What activations are rounded to.
+        moments: Second moments of layers' inputs, by the names of their weights (see
+            `input_moments`), to round these weights by.
 
     Returns:
         A new model.
@@ -200,7 +217,8 @@ def quantize(
             for value in _values_to_pair(by_name[name], parameters, placement):
                 _insert_pair(value, placement, scale, zero)
     for node in placement.kernels:
-        _quantize_kernel(node, weights_per_channel=weights_per_channel)
+        own = moments.get(str(node.inputs[1].name)) if node.inputs[1] is not None else None
+        _quantize_kernel(node, own, weights_per_channel=weights_per_channel)
     shield_float_layers(graph)
     common.RemoveUnusedNodesPass()(result)
     return result
@@ -284,7 +302,7 @@ def _insert_pair(
         graph.insert_after(producer, [to_codes, to_real])
 
 
-def _quantize_kernel(node: ir.Node, *, weights_per_channel: bool) -> None:
+def _quantize_kernel(node: ir.Node, moments: Array | None, *, weights_per_channel: bool) -> None:
     """Replace the weights of a node by int8 constants and its bias by an int32 one."""
     weights = constant(node.inputs[1])
     assert weights is not None, "placement has seen the weights"
@@ -297,14 +315,8 @@ def _quantize_kernel(node: ir.Node, *, weights_per_channel: bool) -> None:
         bias_scales = (scales * np.float32(input_scale)).astype(np.float32)
         bias_axis = None if axis is None else 0
         _replace_by_constant(node, 2, quantize_bias(bias, bias_scales), bias_scales, axis=bias_axis)
-    by_window = node.op_type == "Conv" and not _has_few_values(node.inputs[1])
-    codes = quantize_weights(weights, scales, axis, by_window=by_window)
+    codes = quantize_weights(weights, scales, axis, rounding_of(node, moments))
     _replace_by_constant(node, 1, codes, scales, axis=axis)
-
-
-def _has_few_values(value: ir.Value | None) -> bool:
-    """Tell whether equal weights must stay equal."""
-    return value is not None and held(value) in {"clusters", "model_clusters"}
 
 
 def _channel_axis(node: ir.Node) -> int | None:
