@@ -1,7 +1,7 @@
 """Files of one model side by side, on every runtime: accuracy of each, and times in one run.
 
-Shared by the `int8_*.py` scripts. A file is run as a device runs it, by `trimtab_agent.runtimes` on
-one thread; the session's own work, a few microseconds, is in every file's time alike.
+Shared by the `int8_*.py` scripts. A file's answers are those that `trimtab_agent.runtimes` gets of it, as on a
+device; its time is that of the runtime's own call (`bare.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import int8_peers
 import numpy as np
 import onnx_ir as ir
 import timing
+from bare import bare_run
 from digits import machine
 from int8_peers import Peer
 from numpy.typing import NDArray
@@ -205,8 +206,8 @@ def measure(
         group = [file for file in files if file.runtime == runtime]
         runs = {}
         for file in group:
-            session, arrays = _session(file), encoded(file, sample)
-            runs[file.name] = lambda run=session.run, arrays=arrays: run(arrays)
+            arrays = encoded(file, sample)
+            runs[file.name] = bare_run(runtime, file.path, file.options, arrays)
         times = timing.time_rounds(runs, rounds)
         peers = {file.name: times[file.name] for file in group if file.is_peer}
         others = {"float": FLOAT, **(beside or {})}

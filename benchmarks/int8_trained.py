@@ -35,7 +35,7 @@ from int8_rows import (
 
 from trimtab.graph.load import load_model
 
-PRUNED = "pruned, float"
+PRUNED = "trimtab pruned, float"
 PRUNE = [
     {"prune_channels": {"parameters": 0.19, "criterion": "taylor", "scope": "uniform"}},
     {"distil": {"epochs": 8, "learning_rate": 0.02, "warmup": 0.1}},
