@@ -37,9 +37,10 @@ def boxes_and_scores() -> ir.Model:
 
 def one_hot_product() -> ir.Model:
     """A product with rows of a unit matrix, which are rounded first."""
-    b = Stored(5, dtype=ir.DataType.INT32)
-    ends = b.constant(np.array(9, np.int32)), b.constant(np.array([0, 1], np.float32))
-    rows = b.op("OneHot", b.x, *ends, axis=-1, shape=["batch", 5, 9])
+    b = Stored(5, 1, dtype=ir.DataType.INT32)
+    equal = b.op("Equal", b.x, b.constant(np.arange(9, dtype=np.int32)), shape=["batch", 5, 9])
+    equal.type = ir.TensorType(ir.DataType.BOOL)
+    rows = b.op("Cast", equal, to=ir.DataType.FLOAT.value, shape=["batch", 5, 9])
     step, zero = b.constant(np.float32(1 / 255)), b.constant(np.uint8(0))
     codes = b.op("QuantizeLinear", rows, step, zero)
     codes.type = ir.TensorType(ir.DataType.UINT8)

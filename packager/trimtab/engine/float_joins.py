@@ -3,7 +3,7 @@
 TensorFlow's converter carries a scale on from operator to operator, also to where the graph has no
 pair, and gives all that a Concat joins one scale. A detector that joins boxes with scores, in
 float, came out with all boxes clipped to 0..1, for the int8 kernel of a Sigmoid has that range.
-And it refuses a OneHot behind which there is a pair.
+And it refuses a OneHot, which it also makes of an Equal and a Cast, whose result is rounded.
 
 So such values go through an operator that the converter leaves in float and that no graph has: the
 remainder of a division by a certain large number. It is taken out of the file again.
@@ -19,6 +19,7 @@ from trimtab.graph.access import add_initializer, constant
 MARK = np.array(1.2345e30, np.float32)
 """The divisor."""
 
+_FROM_INTEGERS = frozenset({"Cast", "OneHot"})
 _JOINS = frozenset({"Concat", "Max", "Min", "Where"})
 
 
@@ -45,9 +46,9 @@ def mark_float_joins(model: ir.Model) -> ir.Model:
 def _stays_float(node: ir.Node, value: ir.Value) -> bool:
     if value.dtype != ir.DataType.FLOAT or constant(value) is not None:
         return False
-    if node.op_type == "QuantizeLinear":
-        producer = value.producer()
-        return producer is not None and producer.op_type == "OneHot"
+    producer = value.producer()
+    if producer is not None and producer.op_type in _FROM_INTEGERS:
+        return True
     if node.op_type not in _JOINS:
         return False
     return all(use.node.op_type != "QuantizeLinear" for use in node.outputs[0].uses())
