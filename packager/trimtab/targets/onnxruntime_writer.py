@@ -8,10 +8,10 @@ import onnx_ir as ir
 
 from trimtab.graph.count import count_model
 from trimtab.graph.save import save_whole
-from trimtab.targets.final_pairs import drop_final_pairs
 from trimtab.targets.onnxruntime_ort import convert
 from trimtab.targets.onnxruntime_thin import leave_thin_convolutions_float
 from trimtab.targets.onnxruntime_weights import lower_weights
+from trimtab.targets.product_pairs import drop_product_pairs
 from trimtab.targets.wide_activations import drop_wide_pairs
 from trimtab.targets.writing import CPU_PROVIDER, WriteRequest, Written
 
@@ -21,8 +21,8 @@ def write(model: ir.Model, folder: Path, request: WriteRequest) -> Written:
     path = folder / f"{request.stem}.onnx"
     lowered = model.clone()
     drop_wide_pairs(lowered)
-    drop_final_pairs(lowered)
-    if request.provider == CPU_PROVIDER:
+    if request.provider == CPU_PROVIDER:  # others want every operator between pairs
+        drop_product_pairs(lowered)
         leave_thin_convolutions_float(lowered.graph)
     lower_weights(lowered)
     save_whole(lowered, path)

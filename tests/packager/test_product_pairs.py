@@ -1,4 +1,4 @@
-"""Answers keep their digits: their ranges are not clipped, and two runtimes do not round them."""
+"""Pairs behind products go where nobody reads codes, and ranges of answers are not clipped."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from trimtab.graph.answers import is_answer
 from trimtab.graph.clean import clean
 from trimtab.graph.run import run_graph
 from trimtab.targets import export
-from trimtab.targets.final_pairs import drop_final_pairs
 from trimtab.targets.operators import PLACERS
+from trimtab.targets.product_pairs import drop_product_pairs
 
 
 def network(ending: str | None) -> ir.Model:
@@ -54,7 +54,7 @@ def test_last_product_computes_integers_and_writes_floats(target, ending, tmp_pa
     model = network(ending)
     small = quantized(model)
     lowered = small.clone()
-    assert drop_final_pairs(lowered) == 1
+    assert drop_product_pairs(lowered) == 1
     assert [value.name for value in lowered.graph.outputs] == [
         value.name for value in model.graph.outputs
     ]
@@ -69,3 +69,34 @@ def test_last_product_computes_integers_and_writes_floats(target, ending, tmp_pa
     }
     assert products
     assert all(each.reason is None for each in products.values()), products
+
+
+def transformer_like(reader: str) -> ir.Model:
+    """A product whose result a bias, a Softmax or another product reads."""
+    b = GraphBuilder(6, 8)
+    product = b.op("MatMul", "x", b.weight(8, 16))
+    if reader == "bias":
+        read = b.op("Erf", b.op("Add", product, b.weight(16)))
+    elif reader == "branches":
+        read = b.op("Add", product, b.op("MatMul", "x", b.weight(8, 16)))
+    else:
+        read = product if reader == "product" else b.op(reader, product)
+    read = b.op("MatMul", read, b.weight(16, 8))
+    return clean(b.build(b.dense(b.op("Flatten", read), 48, CLASSES)))
+
+
+@pytest.mark.parametrize(
+    ("reader", "dropped"),
+    [("bias", 1), ("Softmax", 1), ("Sigmoid", 1), ("product", 0), ("branches", 0)],
+)
+def test_pairs_that_only_floats_are_read_of_go(reader, dropped, tmp_path):
+    model = transformer_like(reader)
+    small = apply(model, QuantizeInt8(), context(model, small_dataset(model)))
+    lowered = small.clone()
+    assert drop_product_pairs(lowered) == dropped + 1  # the answers'
+    x = np.random.default_rng(2).normal(size=(16, 6, 8)).astype(np.float32)
+    for target in ("onnxruntime", "openvino"):
+        exported = export(small, target, tmp_path, samples=(x,))
+        assert exported.comparison.cosine > 0.99
+        products = [each for each in PLACERS[target](exported.path, small) if each.dtype == "int8"]
+        assert products
