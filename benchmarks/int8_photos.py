@@ -69,7 +69,7 @@ def main() -> None:
         }
 
     rows = measure(files, [tests[:1]], figures, arguments.rounds)
-    report(rows, LIMITS, arguments.json)
+    report(rows, {OURS: LIMITS}, arguments.json)
 
 
 def prepared(pixels: np.ndarray) -> np.ndarray:

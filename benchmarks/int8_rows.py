@@ -1,7 +1,7 @@
 """Files of one model side by side, on every runtime: accuracy of each, and times in one run.
 
-Shared by the `int8_*.py` scripts. A file's answers are those that `trimtab_agent.runtimes` gets of it, as on a
-device; its time is that of the runtime's own call (`bare.py`).
+Shared by the `int8_*.py` scripts. A file's answers are those that `trimtab_agent.runtimes` gets of
+it, as on a device; its time is that of the runtime's own call (`bare.py`).
 """
 
 from __future__ import annotations
@@ -241,12 +241,12 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def report(rows: Sequence[dict[str, Any]], limits: Limits, path: Path | None) -> None:
+def report(rows: Sequence[dict[str, Any]], limits: Mapping[str, Limits], path: Path | None) -> None:
     """Prints the table and what holds of each of our files, and keeps the rows.
 
     Args:
         rows: From `measure`.
-        limits: By column, `at least` or `at most` what.
+        limits: What is asked, by the beginning of a file's name.
         path: Of a JSON file, if one is wanted.
     """
     print(machine())
@@ -265,12 +265,11 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
         print("| " + " | ".join(_text(row.get(column)) for column in columns) + " |")
 
 
-def print_bars(rows: Sequence[dict[str, Any]], limits: Limits) -> None:
-    """Prints whether each file of ours keeps the limits."""
+def print_bars(rows: Sequence[dict[str, Any]], limits: Mapping[str, Limits]) -> None:
+    """Prints whether the files keep the limits; these are by the beginning of a file's name."""
     for row in rows:
-        if not row["file"].startswith("trimtab int8"):
-            continue
-        for column, (sense, limit) in limits.items():
+        asked = [own for prefix, own in limits.items() if row["file"].startswith(prefix)]
+        for column, (sense, limit) in (item for own in asked for item in own.items()):
             if column not in row:
                 continue
             value = getattr(row[column], "median", row[column])
