@@ -9,7 +9,8 @@ import onnx_ir as ir
 
 from trimtab.targets.tflite_ends import compute_ends_in_float
 from trimtab.targets.tflite_flatbuffer import constants, pack, type_name, unpack
-from trimtab.targets.tflite_int16 import widen_biases
+from trimtab.targets.tflite_hard_swish import compute_hard_swish_in_float
+from trimtab.targets.tflite_int16 import center_gates, widen_biases
 from trimtab.targets.tflite_kernels import restore_weights
 from trimtab.targets.tflite_marks import drop_marks
 from trimtab.targets.tflite_metadata import describe_file, forget_oldest_runtime, with_labels
@@ -28,7 +29,9 @@ def write(model: ir.Model, folder: Path, request: WriteRequest) -> Written:
     drop_marks(file)
     restore_weights(file, model)
     widen_biases(file)
+    center_gates(file)
     compute_ends_in_float(file)
+    compute_hard_swish_in_float(file)
     if any(form.direct and form.dtype != "float32" for form in store_weights(file, model)):
         forget_oldest_runtime(file)
     describe_file(file, model, request)
