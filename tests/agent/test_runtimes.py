@@ -307,7 +307,7 @@ def test_the_form_of_onnxruntime_for_minimal_builds(tmp_path):
 
 
 def test_the_small_files_are_what_makes_them():
-    from support.tflite_small import FILES
+    from support.tflite_runtime_files import FILES
 
     assert {name: (DATA / name).read_bytes() for name in FILES} == {
         name: make() for name, make in FILES.items()

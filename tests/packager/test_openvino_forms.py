@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import ml_dtypes
@@ -10,6 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from support.stored_graphs import Stored, off
+from trimtab.errors import UnsupportedOperatorError
 from trimtab.graph.run import run_graph
 from trimtab.targets import openvino_writer
 from trimtab.targets.writing import WriteRequest
@@ -126,3 +128,19 @@ def test_recurrent_layers_between_pairs_stay_float_and_small(operator, gates, tm
     assert off(actual, expected) < 1e-5
     codes_bytes = gates * hidden * (features + hidden)
     assert file.stat().st_size < 1.2 * codes_bytes + gates * hidden * 16
+
+
+def test_a_comma_in_the_path_and_the_log_of_the_program(tmp_path):
+    """OpenVINO's converter splits paths at commas, and sets the level of the root logger."""
+    b = Stored(64)
+    model = b.build(b.op("MatMul", b.x, b.weight(64, 10)))
+    before = logging.getLogger().level
+    folder = tmp_path / "a,b"
+    folder.mkdir()
+    _, actual, expected = written(model, folder)
+    assert off(actual, expected) < 1e-5
+    other = Stored(64)
+    column = other.op("Unsqueeze", other.x, other.constant(np.array([1])))
+    with pytest.raises(UnsupportedOperatorError, match="OpenVINO has no Det"):
+        openvino_writer.write(other.build(other.op("Det", column)), folder, WriteRequest())
+    assert logging.getLogger().level == before

@@ -77,11 +77,11 @@ def test_no_int8_where_the_device_does_not_run_it() -> None:
     assert [step.technique for step in picked.steps] == ["quantize_weights"]
 
 
-def test_weights_without_an_int8_kernel_are_quantized_alone() -> None:
+def test_int8_takes_tables_along() -> None:
     b = GraphBuilder(7)
     rows = b.op("Gather", b.weight(200, 60), b.op("Cast", "x", to=7))
     model = b.build(b.dense(b.op("ReduceMean", rows, axes=[1], keepdims=0), 60, 5))
-    assert techniques("low", model) == ["quantize_int8", "quantize_weights"]
+    assert techniques("low", model) == ["quantize_int8"]
 
 
 def test_no_channels_go_where_none_can() -> None:

@@ -91,7 +91,7 @@ def write_openvino(folder: Path, batch: int | None) -> Path:
 
 
 def write_tflite(folder: Path, batch: int | None) -> Path:
-    """Copies the file that `support.tflite_small` has made."""
+    """Copies the file that `support.tflite_runtime_files` has made."""
     path = folder / "model.tflite"
     shutil.copy(DATA / f"arithmetic-{'free' if batch is None else f'batch{batch}'}.tflite", path)
     return path

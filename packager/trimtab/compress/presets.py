@@ -52,9 +52,6 @@ data is all that the device will see, and the slower the training, the less of t
 
 _NEAR = 0.9
 _SPARSITIES = [share / 100 for share in range(50, 92, 4)]
-_LEFT_FLOAT = 0.1
-"""A smaller share of the weights that has no int8 kernel is left in float."""
-
 Steps = list[dict[str, dict[str, Any]]]
 
 
@@ -194,15 +191,11 @@ def _fewer_channels(model: ir.Model) -> Steps:
 
 
 def quantization(model: ir.Model, profile: Profile) -> Steps:
-    """Gives the last steps: int8 where the device and the model run it, and the rest in 8 bits."""
-    weights = find_weights(model, tables=True)
-    total = sum(weight.array.size for weight in weights)
-    kernels = sum(weight.array.size for weight in weights if has_integer_kernel(weight.node))
+    """Gives the last step: int8 where the device and the model run it, else weights in 8 bits."""
     runs_int8 = any("int8" in runtime.dtypes for runtime in profile.runtimes)
-    if not runs_int8 or kernels == 0:
-        return [{"quantize_weights": {"bits": 8}}]
-    rest = total - kernels > _LEFT_FLOAT * total
-    return [{"quantize_int8": {}}, *([{"quantize_weights": {"bits": 8}}] if rest else [])]
+    if runs_int8 and any(has_integer_kernel(weight.node) for weight in find_weights(model)):
+        return [{"quantize_int8": {}}]
+    return [{"quantize_weights": {"bits": 8}}]
 
 
 def _per_tensor(steps: Steps) -> Steps:

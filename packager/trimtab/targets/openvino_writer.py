@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +43,7 @@ def write(model: ir.Model, folder: Path, request: WriteRequest) -> Written:
     _drop_zero_zero_points(lowered)
     common.RemoveUnusedNodesPass()(lowered)
     path = folder / f"{request.stem}.xml"
-    converted = _for_single_samples(_convert(lowered, path), model)
+    converted = _for_single_samples(_convert(lowered), model)
     shrink_constants(converted)
     keep_recurrent_float(converted)
     # Left alone, OpenVINO rounds the activations of every product with integer weights to 8 bits.
@@ -50,17 +54,26 @@ def write(model: ir.Model, folder: Path, request: WriteRequest) -> Written:
     return Written(path=path, weight_bytes=count_model(model).weight_bytes)
 
 
-def _convert(model: ir.Model, path: Path) -> Foreign:
+def _convert(model: ir.Model) -> Foreign:
     import openvino as ov
 
-    sources = save_beside(model, path.with_suffix(".source.onnx"))
+    # Not beside the file to be: OpenVINO takes a comma in a path for the end of it.
+    with tempfile.TemporaryDirectory(prefix="trimtab-") as folder, _root_log_level_kept():
+        source, *_ = save_beside(model, Path(folder) / "model.onnx")
+        try:
+            return ov.convert_model(source)
+        except Exception as error:  # its exceptions have no common base but Exception
+            raise _refusal(str(error)) from error
+
+
+@contextmanager
+def _root_log_level_kept() -> Iterator[None]:
+    """Undoes what OpenVINO's converter does to the log of the whole program."""
+    before = logging.getLogger().level
     try:
-        return ov.convert_model(sources[0])
-    except Exception as error:  # its exceptions have no common base but Exception
-        raise _refusal(str(error)) from error
+        yield
     finally:
-        for file in sources:
-            file.unlink()
+        logging.getLogger().setLevel(before)
 
 
 def _refusal(message: str) -> ExportError | UnsupportedOperatorError:

@@ -201,9 +201,9 @@ class TargetWriter:
             dataset.task,
             progress=partial(report, "evaluating"),
         )
-        refuse_chance(assessment, dataset, reference)
         if recipe.constraints.forbid_harm:
             forbid_harm(assessment.effects)
+        refuse_chance(assessment, dataset, reference)
         return assessment
 
     def _fidelity(self, session: runtimes.Session) -> Comparison | None:
