@@ -143,6 +143,16 @@ def test_activations_are_uint8_pairs_and_inputs_stay_float() -> None:
     assert all(value.dtype == ir.DataType.FLOAT for value in result.graph.inputs)
 
 
+def test_a_product_of_activations_has_no_weight_to_store() -> None:
+    b = quant_graphs.TrainedLike(8, 12, 12)
+    left = b.op("Reshape", b.conv("x", 8, 8), b.constant([0, 8, 144]))
+    right = b.op("Transpose", left, perm=[0, 2, 1])
+    attended = b.op("Reshape", b.op("MatMul", right, left), b.constant([0, 144, 12, 12]))
+    model = clean(b.classifier(b.conv(attended, 144, 4), 4))
+    form = form_of(model, 8)
+    assert run_graph(stored_form(form), samples(model))
+
+
 def test_a_tied_weight_stays_one() -> None:
     result = quantized(clean(quant_graphs.shared()))
     first, second = (place.value for place in weight_places(result.graph)[:2])

@@ -45,8 +45,12 @@ def stored_form(trained: ir.Model) -> ir.Model:
 
 
 def _is_trained(place: Place) -> bool:
+    """Says whether a layer reads a trained weight there, and not an activation: a MatMul may."""
     pair = place.value.producer()
-    return pair is not None and pair.op_type == "DequantizeLinear" and is_learned(pair.inputs[1])
+    if pair is None or pair.op_type != "DequantizeLinear" or not is_learned(pair.inputs[1]):
+        return False
+    to_codes = pair.inputs[0].producer() if pair.inputs[0] is not None else None
+    return to_codes is not None and constant(to_codes.inputs[0]) is not None
 
 
 def _widen(place: Place) -> None:
