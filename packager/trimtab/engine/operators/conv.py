@@ -20,7 +20,7 @@ def conv(call: Call) -> Laid:
     view = window(call, tuple(kernel.dim(axis) or 0 for axis in range(2, kernel.rank)), data)
     tensor, padding = _pad(tensor, view)
     group = call.attribute("group", 1)
-    if group > 1 and group == data.dim(1):
+    if group > 1 and group == data.dim(1) and _is_depthwise_stride(view, tensor):
         result = _depthwise(call, tensor, view, padding)
     else:
         # TensorFlow reads the number of groups off the shapes of data and kernel.
@@ -62,21 +62,18 @@ def _depthwise(call: Call, tensor: Any, view: Window, padding: str) -> Any:
     if filters != channels:
         height, width = weight.shape[:2]
         weight = tf.reshape(weight, (height, width, channels, filters // channels))
-    # The kernel takes one stride for both axes, and none with dilations. Along an axis of size 1
-    # any stride is the same.
     stride = max(view.strides)
-    unequal = min(view.strides) != stride and tensor.shape[1] != 1
-    if unequal or (stride > 1 and max(view.dilations) > 1):
-        return _strided_by_hand(tensor, weight, view, padding)
     strides = (1, stride, stride, 1)
     return tf.nn.depthwise_conv2d(tensor, weight, strides, padding, dilations=view.dilations)
 
 
-def _strided_by_hand(tensor: Any, weight: Any, view: Window, padding: str) -> Any:
-    """Strides that the kernel does not take: the dense result, every n-th element of it."""
-    import tensorflow as tf
+def _is_depthwise_stride(view: Window, tensor: Any) -> bool:
+    """Says whether TensorFlow's depthwise kernel takes the strides.
 
-    if padding == "SAME":
-        tensor = tf.pad(tensor, [(0, 0), *view.pads, (0, 0)])
-    full = tf.nn.depthwise_conv2d(tensor, weight, (1, 1, 1, 1), "VALID", dilations=view.dilations)
-    return full[:, :: view.strides[0], :: view.strides[1], :]
+    It takes one for both axes, and none with dilations. Along an axis of size 1 any stride is the
+    same. Others run as a grouped convolution, which TFLite has in int8 too.
+    """
+    stride = max(view.strides)
+    if stride > 1 and max(view.dilations) > 1:
+        return False
+    return min(view.strides) == stride or tensor.shape[1] == 1
