@@ -9,6 +9,7 @@ import pytest
 from support.stored_graphs import RNG, Stored, off
 from trimtab.graph.run import run_graph
 from trimtab.targets.tflite_flatbuffer import operator_name, type_name, unpack
+from trimtab.targets.tflite_placed import placed
 from trimtab.targets.tflite_writer import write
 from trimtab.targets.writing import WriteRequest
 from trimtab_agent import runtimes
@@ -41,3 +42,5 @@ def test_hard_swish_runs_in_float_between_int8_layers(tmp_path):
     }
     assert kinds["HARD_SWISH"] == "float32"
     assert kinds["FULLY_CONNECTED"] == "int8"
+    reasons = {each.operator: each.reason for each in placed(written.path, model)}
+    assert "float only" in reasons["HARD_SWISH"]

@@ -121,6 +121,8 @@ def _reason(view: _View, operator: Any) -> str:
     name = view.name(operator)
     if name not in _INT8_KERNELS:
         return f"TFLite has no int8 kernel of {name}"
+    if name == "HARD_SWISH":
+        return "XNNPACK has it in float only, and faster than TFLite's own int8 kernel"
     if name in _WEIGHTED:
         return "the recipe leaves this layer in float, or its weights are computed"
     if name in {"SOFTMAX", "LOGISTIC", "LOG_SOFTMAX"} and view.is_output(operator):
