@@ -11,10 +11,9 @@ import pytest
 from support.graphs import GRAPHS as FLOAT_GRAPHS
 from support.quant_graphs import GRAPHS, TrainedLike
 from support.tflite_small import run
-from trimtab.compress import quantize_weights
+from trimtab.compress import quantize_int16, quantize_weights
 from trimtab.compress.quantize import QuantizeInt8, apply
 from trimtab.compress.quantize_weights import QuantizeWeights
-from trimtab.errors import ExportError
 from trimtab.graph.access import constant
 from trimtab.graph.clean import clean
 from trimtab.graph.precision import ACTIVATIONS_KEY
@@ -115,7 +114,7 @@ def with_int16(model: ir.Model) -> ir.Model:
     return model
 
 
-@pytest.mark.parametrize("name", ["residual", "depthwise"])
+@pytest.mark.parametrize("name", ["residual", "depthwise", "concat"])
 def test_int16_file_computes_what_the_graph_does(name, tmp_path):
     model = clean(GRAPHS[name]())
     context = Context(model)
@@ -125,11 +124,20 @@ def test_int16_file_computes_what_the_graph_does(name, tmp_path):
     assert compared(quantized, written, context) < 1e-3
 
 
-def test_int16_form_that_a_kernel_lacks_is_named(tmp_path):
-    model = clean(GRAPHS["concat"]())
-    quantized = with_int16(apply(model, QuantizeInt8(calibration_samples=64), Context(model)))
-    with pytest.raises(ExportError, match="kernel of concatenation does not take what it gets"):
-        write(quantized, tmp_path, WriteRequest())
+def gated_and_joined() -> ir.Model:
+    b = TrainedLike(3, 12, 12)
+    x = b.conv_relu("x", 3, 8)
+    gated = b.op("Mul", x, b.op("Sigmoid", b.conv(x, 8, 8)))
+    joined = b.op("Concat", gated, b.conv(x, 8, 8), axis=1)
+    return b.classifier(b.conv_relu(joined, 16, 8), 8)
+
+
+def test_int16_gates_and_joins_have_a_form_that_kernels_take(tmp_path):
+    model = clean(gated_and_joined())
+    context = Context(model)
+    quantized = quantize_int16.apply(model, quantize_int16.QuantizeInt16(), context)
+    written = write(quantized, tmp_path, WriteRequest())
+    assert compared(quantized, written, context) < 1e-3
 
 
 def listener() -> ir.Model:

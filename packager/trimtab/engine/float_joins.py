@@ -51,4 +51,10 @@ def _stays_float(node: ir.Node, value: ir.Value) -> bool:
         return True
     if node.op_type not in _JOINS:
         return False
-    return all(use.node.op_type != "QuantizeLinear" for use in node.outputs[0].uses())
+    pairs = [use.node for use in node.outputs[0].uses() if use.node.op_type == "QuantizeLinear"]
+    return all(map(_is_wide, pairs))
+
+
+def _is_wide(pair: ir.Node) -> bool:
+    """Says whether a pair is of 16 bits, which the converter refuses in a Concat."""
+    return pair.outputs[0].dtype == ir.DataType.INT16

@@ -12,6 +12,25 @@ _BIASED = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOS
 """Where each kernel reads its bias."""
 
 
+_UNIT_SCALE = 2.0**-15
+
+
+def center_gates(file: Any) -> None:
+    """Gives int16 outputs of LOGISTIC steps of 1/32768 around zero, in place.
+
+    The converter gives them steps of 1/65536 above -32768, which the kernel refuses
+    (tensorflow/lite/kernels/activations.cc). A QUANTIZE to the graph's own steps follows.
+
+    Args:
+        file: A `ModelT`.
+    """
+    for graph in file.subgraphs:
+        for operator in graph.operators:
+            result = graph.tensors[operator.outputs[0]]
+            if operator_name(file, operator) == "LOGISTIC" and type_name(result) == "int16":
+                result.quantization.scale, result.quantization.zeroPoint = [_UNIT_SCALE], [0]
+
+
 def widen_biases(file: Any) -> None:
     """Makes the biases of int16 kernels int64, in place.
 
