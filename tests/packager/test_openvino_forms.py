@@ -14,6 +14,7 @@ from support.stored_graphs import Stored, off
 from trimtab.errors import UnsupportedOperatorError
 from trimtab.graph.run import run_graph
 from trimtab.targets import openvino_writer
+from trimtab.targets.openvino_activations import drop_activation_pairs
 from trimtab.targets.writing import WriteRequest
 from trimtab_agent import runtimes
 
@@ -144,3 +145,30 @@ def test_a_comma_in_the_path_and_the_log_of_the_program(tmp_path):
     with pytest.raises(UnsupportedOperatorError, match="OpenVINO has no Det"):
         openvino_writer.write(other.build(other.op("Det", column)), folder, WriteRequest())
     assert logging.getLogger().level == before
+
+
+def _convolution_and(activation: str) -> ir.Model:
+    b = Stored(4, 8, 8)
+    step, zero = b.constant(np.float32(0.04)), b.constant(np.uint8(128))
+
+    def rounded(value: ir.Value) -> ir.Value:
+        codes = b.op("QuantizeLinear", value, step, zero)
+        codes.type = ir.TensorType(ir.DataType.UINT8)
+        return b.op("DequantizeLinear", codes, step, zero)
+
+    codes = b.constant(RNG.integers(-127, 128, (16, 4, 3, 3)).astype(np.int8))
+    scales = b.constant(RNG.uniform(2e-3, 4e-3, 16).astype(np.float32))
+    weight = b.op("DequantizeLinear", codes, scales, axis=0)
+    layer = rounded(b.op("Conv", rounded(b.x), weight, pads=[1, 1, 1, 1]))
+    if activation == "Swish":
+        return b.build(rounded(b.op("Mul", layer, rounded(b.op("Sigmoid", layer)))))
+    return b.build(rounded(b.op(activation, layer)))
+
+
+@pytest.mark.parametrize(("activation", "pairs"), [("HardSwish", 2), ("Swish", 2), ("Relu", 3)])
+def test_activation_functions_read_the_sums_of_convolutions(activation, pairs, tmp_path):
+    model = _convolution_and(activation)
+    _, actual, expected = written(model, tmp_path)
+    assert off(actual, expected) < 0.03
+    drop_activation_pairs(model)
+    assert sum(node.op_type == "QuantizeLinear" for node in model.graph) == pairs

@@ -18,6 +18,7 @@ from trimtab.graph.access import attribute, constant
 from trimtab.graph.count import count_model
 from trimtab.graph.precision import may_round_activations
 from trimtab.graph.save import save_beside
+from trimtab.targets.openvino_activations import drop_activation_pairs
 from trimtab.targets.openvino_recurrent import keep_recurrent_float
 from trimtab.targets.openvino_storage import shrink_constants
 from trimtab.targets.product_pairs import drop_product_pairs
@@ -40,6 +41,7 @@ def write(model: ir.Model, folder: Path, request: WriteRequest) -> Written:
     lowered = model.clone()
     drop_wide_pairs(lowered)
     drop_product_pairs(lowered)
+    drop_activation_pairs(lowered)
     _drop_zero_zero_points(lowered)
     common.RemoveUnusedNodesPass()(lowered)
     path = folder / f"{request.stem}.xml"
