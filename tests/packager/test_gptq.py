@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.compress.gptq import fit_compensated
+from trimtab.compress.gptq import fit_compensated, round_compensated
 from trimtab.compress.weight_grid import Bits, fit
 
 
@@ -56,3 +56,17 @@ def test_inputs_that_were_never_seen_do_no_harm() -> None:
     nearest = fit(weights, 4, symmetric=True)
     found = fit_compensated(weights, np.zeros((1, 8, 8)), 8, 4, symmetric=True)
     np.testing.assert_array_equal(found.values(), nearest.values())
+
+
+@pytest.mark.parametrize(("rows", "columns", "parts"), [(16, 150, 1), (1, 9, 24), (4, 36, 3)])
+def test_settled_scales_lose_less_than_to_nearest_and_zeros_stay(
+    rows: int, columns: int, parts: int
+) -> None:
+    weights, moments = problem(2, rows, columns, parts)
+    steps = weights / np.abs(weights).max(axis=1, keepdims=True) * 20
+    steps[np.random.default_rng(2).random(steps.shape) < 0.2] = 0
+    codes = round_compensated(steps, moments, 20)
+    assert np.abs(codes).max() <= 20
+    assert not codes[steps == 0].any()
+    np.testing.assert_array_equal(codes, np.rint(codes))
+    assert output_error(steps, moments, codes) < 0.8 * output_error(steps, moments, np.rint(steps))

@@ -21,7 +21,7 @@ from trimtab.compress.placement import quantized_groups
 from trimtab.compress.quantize import QuantizeInt8, apply
 from trimtab.compress.window_rounding import round_windows
 from trimtab.errors import DataError, ModelError, RecipeError
-from trimtab.graph.access import add_initializer, replace_value, set_initializer
+from trimtab.graph.access import add_initializer, constant, replace_value, set_initializer
 from trimtab.graph.run import run_graph
 
 names = pytest.mark.parametrize("name", GRAPHS)
@@ -192,11 +192,15 @@ def test_one_scale_for_all_channels_on_request():
             assert node.inputs[1].producer().inputs[1].shape == []
 
 
-def test_matrices_have_one_scale():
+def test_matrices_have_a_scale_for_each_output():
     model = quantized(perceptron())
     for node in model.graph:
         if node.op_type in {"Gemm", "MatMul"}:
-            assert node.inputs[1].producer().inputs[1].shape == []
+            to_real = node.inputs[1].producer()
+            codes, scales = (constant(value) for value in to_real.inputs[:2])
+            axis = to_real.attributes["axis"].as_int()
+            assert scales.shape == (codes.shape[axis],)
+            assert (np.abs(codes).max(axis=1 - axis) >= 126).all()
 
 
 def test_transposed_convolution_has_scales_along_axis_1():

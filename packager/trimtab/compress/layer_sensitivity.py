@@ -120,7 +120,7 @@ class Assembler:
 
         Args:
             assignment: The forms.
-            draft: Whether to leave out the correction of int8 biases, a pass over the samples.
+            draft: Whether to round int8 weights without moments and leave their biases as they are.
         """
         result = self._in_int8(assignment, draft=draft)
         if halves := _layers(assignment, "float16"):
@@ -141,7 +141,8 @@ class Assembler:
         new = [name for group in groups for name in group if name not in self._ranges]
         if new:
             self._ranges |= calibrate(self._model, self._samples, new, method="mse")
-        result = quantize(self._model, self._ranges, keep_float=kept)
+        moments = {} if draft else self._moments
+        result = quantize(self._model, self._ranges, keep_float=kept, moments=moments)
         if not draft:
             correct_biases(result, self._model, self._samples)
         return result

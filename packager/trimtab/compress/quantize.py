@@ -7,9 +7,7 @@ which the TFLite converter makes int8 kernels. Inputs and outputs of the graph s
 
 - Activations: 8 bits with a zero point, one scale for a tensor: TFLite cannot hold more. They are
   written as uint8 (see `affine` for why), which TFLite stores as int8, shifted by 128.
-- Weights of convolutions: int8 around zero, one scale for each output channel.
-- Weights of Gemm and MatMul: int8 around zero, one scale for the tensor. The TFLite converter
-  loses per-channel scales where it transposes a matrix for its fully connected kernel.
+- Weights: int8 around zero, one scale for each output channel.
 - Bias: int32 in units of input scale times weight scale.
 
 `placement` decides where pairs go, `calibrate` the ranges, `affine` does the arithmetic,
@@ -46,6 +44,7 @@ from trimtab.compress.affine import (
 )
 from trimtab.compress.bias_correction import correct_biases
 from trimtab.compress.calibrate import Method, calibrate
+from trimtab.compress.equalize import equalize
 from trimtab.compress.float_islands import shield_float_layers
 from trimtab.compress.input_moments import input_moments
 from trimtab.compress.kernel_rounding import rounding_of
@@ -84,9 +83,10 @@ class QuantizeInt8(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         calibration_samples: Samples to measure activation ranges on, at most 65,536.
         method: How a range is chosen from the values seen (see `calibrate`).
-        weights_per_channel: One scale for each output channel of a convolution, else one for all.
+        weights_per_channel: One scale for each output channel, else one for all.
         bias_correction: Take the mean error of rounded weights out of the biases (see
             `bias_correction`).
+        equalize: First give channels of inner activations like ranges (see `equalize`).
         keep_float: Layers that stay float: names of nodes or weights, or operators, with `*` and
             `?`.
     """
@@ -94,6 +94,7 @@ class QuantizeInt8(msgspec.Struct, frozen=True, kw_only=True):
     calibration_samples: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
     method: Method = "mse"
     weights_per_channel: bool = True
+    equalize: bool = False
     bias_correction: bool = True
     keep_float: tuple[str, ...] = ()
 
@@ -151,6 +152,8 @@ def calibrated(
             f"{technique}: none of the model's operators runs in int8{kept}: {operators}"
         )
     samples = context.dataset.calibration(step.calibration_samples, context.seed)
+    if step.equalize:
+        equalize(typed, samples)
     ranges = calibrate(typed, samples, values, method=step.method)
     result = quantize(
         typed,
@@ -185,7 +188,7 @@ def quantize(
         model: A float32 model with inferred types. It is not changed.
         ranges: The range of every value that `quantized_groups` names. Values of one group get
             the union of their ranges.
-        weights_per_channel: One scale for each output channel of a convolution, else one for all.
+        weights_per_channel: One scale for each output channel, else one for all.
         keep_float: Patterns of layers that stay float.
         form: What activations are rounded to.
         moments: Second moments of layers' inputs, by the names of their weights (see
@@ -322,14 +325,20 @@ def _quantize_kernel(node: ir.Node, moments: Array | None, *, weights_per_channe
 def _channel_axis(node: ir.Node) -> int | None:
     """Give the axis of the weights that counts output channels, or None for one scale in all.
 
-    A grouped ConvTranspose repeats its output channels from group to group along that axis. The
-    matrices have one scale for the reason at the top of this file.
+    A grouped ConvTranspose repeats its output channels from group to group along that axis, and a
+    batch of matrices has no axis of its own for them.
     """
-    if node.op_type == "Conv":
-        return 0
-    if node.op_type == "ConvTranspose" and attribute(node, "group", 1) == 1:
-        return 1
-    return None
+    match node.op_type:
+        case "Conv":
+            return 0
+        case "ConvTranspose" if attribute(node, "group", 1) == 1:
+            return 1
+        case "Gemm":
+            return 0 if attribute(node, "transB", 0) else 1
+        case "MatMul" if node.inputs[1] is not None and len(node.inputs[1].shape or ()) == 2:
+            return 1
+        case _:
+            return None
 
 
 def _vector_bias(node: ir.Node) -> NDArray[np.float32] | None:
