@@ -8,10 +8,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from support.graphs import CLASSES
 from support.graphs import GRAPHS as FLOAT_GRAPHS
+from support.graphs import GraphBuilder as FloatGraphBuilder
 from support.quant_graphs import GRAPHS, TrainedLike
 from support.tflite_small import run
-from trimtab.compress import quantize_int16, quantize_weights
+from trimtab.compress import quantize_dynamic, quantize_int16, quantize_weights
 from trimtab.compress.quantize import QuantizeInt8, apply
 from trimtab.compress.quantize_weights import QuantizeWeights
 from trimtab.graph.access import constant
@@ -184,3 +186,18 @@ def test_recurrent_steps_stay_between_few_conversions(tmp_path):
     floats = [operator for operator in operators if operator.operator == "SPLIT"]
     assert floats
     assert all(operator.reason for operator in floats)
+
+
+def test_norm_leaves_the_weights_behind_it_as_the_graph_stores_them(tmp_path):
+    """The converter works a factor before a product into its weights, if it finds one."""
+    b = FloatGraphBuilder(6, 16)
+    normed = b.op("LayerNormalization", "x", b.positive(16), b.weight(16), axis=-1)
+    split = [b.op("MatMul", normed, b.weight(16, 16)) for _ in range(2)]
+    mixed = b.op("Mul", *split)
+    pooled = b.op("ReduceMean", mixed, axes=[1], keepdims=0)
+    model = clean(b.build(b.dense(pooled, 16, CLASSES)))
+    quantized = quantize_dynamic.apply(model, quantize_dynamic.QuantizeDynamic(), Context(model))
+    written = write(quantized, tmp_path, WriteRequest())
+    assert stored_int8(written) == codes_of(quantized)
+    kinds = [(each.operator, each.dtype) for each in placed(written.path, quantized)]
+    assert kinds.count(("FULLY_CONNECTED", "int8")) == 3

@@ -76,7 +76,7 @@ def layer_normalization(call: Call) -> tuple[Laid, Laid, Laid]:
     centred = tensor - mean
     variance = tf.reduce_mean(tf.square(centred), reduced, keepdims=True)
     inverse = tf.math.rsqrt(variance + call.attribute("epsilon", 1e-5))
-    result = centred * inverse * call.weight(1, natural(call[1].rank))
+    result = centred * _scaled(call, inverse)
     if call.has(2):
         result = result + call.weight(2, natural(call[2].rank))
     return laid(result), laid(mean), laid(inverse)
@@ -90,7 +90,16 @@ def rms_normalization(call: Call) -> Laid:
     tensor = call.tensor(0)
     power = tf.reduce_mean(tf.square(tensor), _from_axis(call), keepdims=True)
     inverse = tf.math.rsqrt(power + call.attribute("epsilon", 1e-5))
-    return laid(tensor * inverse * call.weight(1, natural(call[1].rank)))
+    return laid(tensor * _scaled(call, inverse))
+
+
+def _scaled(call: Call, inverse: Any) -> Any:
+    """Returns the inverse deviation times the trained scale.
+
+    In this order the TFLite converter finds no factor that it could work into the weights of the
+    products behind, which are then no longer the ones that the graph stores in few bits.
+    """
+    return inverse * call.weight(1, natural(call[1].rank))
 
 
 @operator("MeanVarianceNormalization")
