@@ -11,14 +11,12 @@ from trimtab.engine.lower import _reason
     ("lines", "said"),
     [
         (
-            "loc(x): error: 'tf.Det' op is neither a custom op nor a flex op\n"
-            "loc(y): error: 'tf.Betainc' op is neither a custom op nor a flex op\n",
+            "x: 'tf.Det' op is neither a custom op\ny: 'tf.Betainc' op is neither a custom op\n",
             "TFLite has no kernel for Betainc, Det",
         ),
         (
-            "loc(x): error: 'tfl.concatenation' op operand #0 must be of 32-bit float\nmore\n",
-            "TFLite's kernel of concatenation does not take what it gets here "
-            "(operand #0 must be of 32-bit float)",
+            "loc(x): error: 'tfl.concatenation' op operand #0\nmore\n",
+            "TFLite's kernel of concatenation does not take what it gets here (operand #0)",
         ),
         ("something else", "something else"),
     ],
