@@ -226,10 +226,10 @@ def _as_rounded(array: Array, to_real: ir.Node, grid: Grid) -> Array:
 
 
 def _row_axis(node: ir.Node, bits: Bits) -> int | None:
-    """Returns the axis with a scale for each index; see `compress.quantize` for 8 bits.
+    """Returns the axis with a scale for each index; see `compress.quantize`.
 
-    In 4 bits matrices have a scale for each output too: one for all would leave an output of small
-    weights hardly any codes, and no runtime has kernels that could lose them.
+    In 4 bits a batch of matrices has a scale for each output column too: no runtime has integer
+    kernels for it.
     """
     if node.op_type == "Conv":
         return 0
@@ -237,12 +237,10 @@ def _row_axis(node: ir.Node, bits: Bits) -> int | None:
         return 1 if attribute(node, "group", 1) == 1 else None
     if node.op_type in _RECURRENT:
         return 1
-    if bits == 8:
-        return None
     if node.op_type == "Gemm":
         return 0 if attribute(node, "transB", 0) else 1
     rank = rank_of(node.inputs[1]) or 0
-    return rank - 1 if rank > 1 else None
+    return rank - 1 if rank == 2 or (rank > 2 and bits == 4) else None
 
 
 def _fitted(array: Array, axis: int | None) -> Grid:
