@@ -54,6 +54,9 @@ Samples = Mapping[str, NDArray[np.generic]] | Sequence[NDArray[np.generic]]
 BATCH_SIZE = 8
 # Fine enough that the 8-bit grid (256 steps) spans several bins at every shrink factor below.
 HISTOGRAM_BINS = 2048
+# Of a batch. On EfficientNet-Lite0 all of them took 80 s for 192 samples, and changed the error of
+# the int8 logits by less than a tenth of a decibel.
+MOST_VALUES = 1 << 16
 PERCENTILE = 99.99
 SHRINK_FACTORS = np.linspace(0.3, 1.0, 71)
 SMALLEST_SHARE = 1e-9  # as ONNX Runtime smooths empty bins, so that no logarithm is infinite
@@ -211,8 +214,17 @@ def _histograms(run: Observation, ranges: Mapping[str, Range]) -> dict[str, Hist
     counts = {name: np.zeros(HISTOGRAM_BINS, np.int64) for name in ranges}
     for batch in run():
         for name, seen in ranges.items():
-            counts[name] += np.histogram(batch[name], HISTOGRAM_BINS, (seen.low, seen.high))[0]
+            values = _some(batch[name])
+            counts[name] += np.histogram(values, HISTOGRAM_BINS, (seen.low, seen.high))[0]
     return {name: Histogram(counts[name], edges[name]) for name in ranges}
+
+
+def _some(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Take evenly spread values of a batch, not more than are needed.
+
+    The step is odd, so that it does not stay in one column of an image whose width is a power of 2.
+    """
+    return array.reshape(-1)[:: (array.size // MOST_VALUES) | 1]
 
 
 def _feeds(model: ir.Model, samples: Samples) -> dict[str, NDArray[np.generic]]:
