@@ -16,19 +16,20 @@ _UNIT_SCALE = 2.0**-15
 
 
 def center_gates(file: Any) -> None:
-    """Gives int16 outputs of LOGISTIC steps of 1/32768 around zero, in place.
+    """Gives int16 outputs of LOGISTIC, and parts of them, steps of 1/32768 around zero, in place.
 
-    The converter gives them steps of 1/65536 above -32768, which the kernel refuses
-    (tensorflow/lite/kernels/activations.cc). A QUANTIZE to the graph's own steps follows.
+    The converter gives them steps of 1/65536 above -32768, which kernels refuse
+    (tensorflow/lite/kernels/activations.cc, mul.cc). Other int16 tensors have no zero point.
 
     Args:
         file: A `ModelT`.
     """
-    for graph in file.subgraphs:
-        for operator in graph.operators:
-            result = graph.tensors[operator.outputs[0]]
-            if operator_name(file, operator) == "LOGISTIC" and type_name(result) == "int16":
-                result.quantization.scale, result.quantization.zeroPoint = [_UNIT_SCALE], [0]
+    for tensor in (tensor for graph in file.subgraphs for tensor in graph.tensors):
+        grid = tensor.quantization
+        if type_name(tensor) != "int16" or grid is None or grid.zeroPoint is None:
+            continue
+        if list(grid.zeroPoint) == [-(2**15)]:
+            grid.scale, grid.zeroPoint = [_UNIT_SCALE], [0]
 
 
 def widen_biases(file: Any) -> None:
