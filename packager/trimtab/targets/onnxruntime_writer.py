@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from trimtab.graph.count import count_model
 from trimtab.graph.save import save_whole
+from trimtab.targets.narrow_codes import widen_narrow_codes
 from trimtab.targets.onnxruntime_ort import convert
 from trimtab.targets.onnxruntime_thin import leave_thin_convolutions_float
 from trimtab.targets.onnxruntime_weights import lower_weights
@@ -21,6 +22,8 @@ def write(model: ir.Model, folder: Path, request: WriteRequest) -> Written:
     path = folder / f"{request.stem}.onnx"
     lowered = model.clone()
     drop_wide_pairs(lowered)
+    widen_narrow_codes(lowered)
+    weight_bytes = count_model(lowered).weight_bytes
     if request.provider == CPU_PROVIDER:  # others want every operator between pairs
         drop_product_pairs(lowered)
         leave_thin_convolutions_float(lowered.graph)
@@ -28,4 +31,4 @@ def write(model: ir.Model, folder: Path, request: WriteRequest) -> Written:
     save_whole(lowered, path)
     if request.form == "ort":
         path = convert(path)
-    return Written(path=path, weight_bytes=count_model(model).weight_bytes)
+    return Written(path=path, weight_bytes=weight_bytes)

@@ -18,6 +18,7 @@ from trimtab.graph.access import attribute, constant
 from trimtab.graph.count import count_model
 from trimtab.graph.precision import may_round_activations
 from trimtab.graph.save import save_beside
+from trimtab.targets.narrow_codes import widen_narrow_codes
 from trimtab.targets.openvino_activations import drop_activation_pairs
 from trimtab.targets.openvino_recurrent import keep_recurrent_float
 from trimtab.targets.openvino_storage import shrink_constants
@@ -40,6 +41,8 @@ def write(model: ir.Model, folder: Path, request: WriteRequest) -> Written:
 
     lowered = model.clone()
     drop_wide_pairs(lowered)
+    widen_narrow_codes(lowered)
+    weight_bytes = count_model(lowered).weight_bytes
     drop_product_pairs(lowered)
     drop_activation_pairs(lowered)
     _drop_zero_zero_points(lowered)
@@ -53,7 +56,7 @@ def write(model: ir.Model, folder: Path, request: WriteRequest) -> Written:
     converted.set_rt_info(group, ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
     # It would round weights to half precision; that is a choice for a recipe, not for here.
     ov.save_model(converted, path, compress_to_fp16=False)
-    return Written(path=path, weight_bytes=count_model(model).weight_bytes)
+    return Written(path=path, weight_bytes=weight_bytes)
 
 
 def _convert(model: ir.Model) -> Foreign:
