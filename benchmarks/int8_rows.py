@@ -149,7 +149,7 @@ def answers(file: File, samples: Sequence[Array]) -> Array:
     for index in range(len(samples[0])):
         sample = [column[index : index + 1] for column in samples]
         rows.append(session.run(encoded(file, sample))[0])
-    return np.concatenate(rows)
+    return decoded(file, np.concatenate(rows))
 
 
 def accuracies(file: File, tests: Mapping[str, Array], labels: Array) -> dict[str, float]:
@@ -180,8 +180,16 @@ def encoded(file: File, sample: Sequence[Array]) -> list[Array]:
     """Returns a sample as the file takes it: codes where a TFLite file has integer inputs."""
     if file.runtime != "tflite":
         return list(sample)
-    details = _input_details(file.path)
+    details, _ = _details(file.path)
     return [int8_peers.quantized_input(d, a) for d, a in zip(details, sample, strict=True)]
+
+
+def decoded(file: File, array: Array) -> Array:
+    """Returns a file's first output in floats, where it is codes of a TFLite file."""
+    if file.runtime != "tflite":
+        return array
+    scale, zero = _details(file.path)[1][0]["quantization"]
+    return (array.astype(np.float32) - zero) * np.float32(scale) if scale else array
 
 
 def measure(
@@ -294,7 +302,9 @@ def _session(file: File) -> Any:
 
 
 @lru_cache
-def _input_details(path: Path) -> list[dict[str, Any]]:
+def _details(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Returns what a TFLite file says of its inputs and outputs."""
     from ai_edge_litert.interpreter import Interpreter
 
-    return list(Interpreter(str(path)).get_input_details())
+    interpreter = Interpreter(str(path))
+    return list(interpreter.get_input_details()), list(interpreter.get_output_details())
