@@ -20,17 +20,15 @@ import int8_peers as peers
 import minilm
 import numpy as np
 from int8_peers import Peer
+from int8_report import Limits, argument_parser, report
 from int8_rows import (
     FLOAT,
     OURS,
     File,
-    Limits,
     answers,
-    argument_parser,
     compress,
     made_all,
     measure,
-    report,
     written,
 )
 

@@ -18,18 +18,16 @@ from pathlib import Path
 
 import numpy as np
 from int8_peers import INT8_PEERS, keras_sources
+from int8_report import FASTEST, argument_parser, report
 from int8_rows import (
-    FASTEST,
     FLOAT,
     OURS,
     File,
     answers,
-    argument_parser,
     compress,
     cosine,
     made_all,
     measure,
-    report,
     written,
 )
 from photos import load_photos

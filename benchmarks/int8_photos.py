@@ -16,19 +16,16 @@ from pathlib import Path
 
 import numpy as np
 from int8_peers import INT8_PEERS, graph_sources
+from int8_report import FASTEST, Limits, argument_parser, report
 from int8_rows import (
-    FASTEST,
     FLOAT,
     OURS,
     File,
-    Limits,
     answers,
-    argument_parser,
     compress,
     cosine,
     made_all,
     measure,
-    report,
     written,
 )
 from photos import VIEWS, load_photos

@@ -18,19 +18,16 @@ from typing import Any
 import numpy as np
 from digits import dataset, load_digits
 from int8_peers import INT4_PEERS, INT8_PEERS, keras_sources
+from int8_report import FASTEST, Limits, argument_parser, report
 from int8_rows import (
-    FASTEST,
     FLOAT,
     OURS,
     File,
-    Limits,
     accuracies,
     add_losses,
-    argument_parser,
     compress,
     made_all,
     measure,
-    report,
     written,
 )
 

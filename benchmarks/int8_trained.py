@@ -19,16 +19,15 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from digits import Digits, dataset, load_digits, with_distorted
+from int8_report import argument_parser, report
 from int8_rows import (
     FLOAT,
     OURS,
     File,
     accuracies,
     add_losses,
-    argument_parser,
     compress,
     measure,
-    report,
     slug,
     written,
 )
