@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.graphs import GRAPHS
+from support.graphs import GRAPHS, GraphBuilder
 from support.quant_graphs import GRAPHS as TRAINED_LIKE
 from trimtab.compress.affine import Range
 from trimtab.compress.calibrate import calibrate
@@ -82,6 +82,17 @@ def test_graph_cut_behind_a_value_computes_that_value(model, samples):
         prefix = cut(model, name)
         (actual,) = run_graph(prefix.model, prefix.choose(samples))
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_values_without_samples_along_their_first_axis_are_no_cut_points():
+    b = GraphBuilder(6, 4)
+    turned = b.op("Transpose", "x", perm=[1, 0, 2])
+    back = b.op("Transpose", b.op("Relu", turned), perm=[1, 0, 2])
+    model = clean(b.build(b.op("ReduceMean", b.op("Exp", back), axes=[1], keepdims=0)))
+    values = {str(v.name): v for node in model.graph for v in node.outputs}
+    kinds = [values[name].producer().op_type for name in cut_points(model)]
+    assert kinds == ["Transpose", "Exp", "ReduceMean"]
+    assert len(kinds) < len(values)
 
 
 def with_changed_layer(model: ir.Model, weight: str) -> ir.Model:

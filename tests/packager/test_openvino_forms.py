@@ -132,7 +132,7 @@ def test_recurrent_layers_between_pairs_stay_float_and_small(operator, gates, tm
 
 
 def test_a_comma_in_the_path_and_the_log_of_the_program(tmp_path):
-    """OpenVINO's converter splits paths at commas, and sets the level of the root logger."""
+    """`openvino.convert_model` splits paths at commas, and sets the level of the root logger."""
     b = Stored(64)
     model = b.build(b.op("MatMul", b.x, b.weight(64, 10)))
     before = logging.getLogger().level

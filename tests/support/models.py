@@ -86,7 +86,7 @@ def write_openvino(folder: Path, batch: int | None) -> Path:
     import openvino
 
     path = folder / "model.xml"
-    openvino.save_model(openvino.convert_model(write_onnx(folder, batch)), path)
+    openvino.save_model(openvino.Core().read_model(write_onnx(folder, batch)), path)
     return path
 
 

@@ -39,22 +39,29 @@ class Prefix:
 def cut_points(model: ir.Model) -> tuple[str, ...]:
     """Lists the values behind which a graph can be cut, in the order of its nodes.
 
-    They are float and depend on an input. Of a value with a pair of QuantizeLinear and
+    They are float, depend on an input, and have samples along their first axis, as outputs that are
+    compared must have. Of a value with a pair of QuantizeLinear and
     DequantizeLinear it is the far end: cut before it, the operator would no longer be an integer
     one.
     """
     dependent = set(model.graph.inputs)
+    shape = model.graph.inputs[0].shape
+    batch = shape[0] if shape else None
     points = []
     for node in model.graph:
         if not any(value in dependent for value in node.inputs):
             continue
         dependent.update(node.outputs)
-        points += [str(value.name) for value in node.outputs if _can_be_cut(value)]
+        points += [str(value.name) for value in node.outputs if _can_be_cut(value, batch)]
     return tuple(points)
 
 
-def _can_be_cut(value: ir.Value) -> bool:
+def _can_be_cut(value: ir.Value, batch: int | ir.SymbolicDim | None) -> bool:
     if value.dtype != ir.DataType.FLOAT or not value.shape:  # a scalar has no sample axis
+        return False
+    first = value.shape[0]
+    # A free one need not have the input's name: shape inference invents names behind a Reshape.
+    if first != batch and (isinstance(first, int) or isinstance(batch, int)):
         return False
     return all(use.node.op_type != "QuantizeLinear" for use in value.uses())
 

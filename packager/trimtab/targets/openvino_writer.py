@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,25 +57,23 @@ def write(model: ir.Model, folder: Path, request: WriteRequest) -> Written:
 
 
 def _convert(model: ir.Model) -> Foreign:
-    import openvino as ov
+    """Reads the graph in and simplifies it, by the two calls that `openvino.convert_model` makes.
 
-    # Not beside the file to be: OpenVINO takes a comma in a path for the end of it.
-    with tempfile.TemporaryDirectory(prefix="trimtab-") as folder, _root_log_level_kept():
+    That function also sends usage statistics from a process that it forks, which can lock up a
+    matrix product of numpy that runs meanwhile, sets the level of the root logger, and takes a
+    comma in a path for the end of it.
+    """
+    import openvino as ov
+    from openvino._offline_transformations import apply_moc_transformations
+
+    with tempfile.TemporaryDirectory(prefix="trimtab-") as folder:
         source, *_ = save_beside(model, Path(folder) / "model.onnx")
         try:
-            return ov.convert_model(source)
-        except Exception as error:  # its exceptions have no common base but Exception
+            converted = ov.Core().read_model(source)
+        except RuntimeError as error:
             raise _refusal(str(error)) from error
-
-
-@contextmanager
-def _root_log_level_kept() -> Iterator[None]:
-    """Undoes what OpenVINO's converter does to the log of the whole program."""
-    before = logging.getLogger().level
-    try:
-        yield
-    finally:
-        logging.getLogger().setLevel(before)
+    apply_moc_transformations(converted, cf=False, smart_reshape=True)
+    return converted
 
 
 def _refusal(message: str) -> ExportError | UnsupportedOperatorError:
