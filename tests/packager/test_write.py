@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from support.graphs import GRAPHS
 from support.techniques import context
+from trimtab.compress.dequantize import is_quantized
 from trimtab.compress.quantize import QuantizeInt8
 from trimtab.compress.quantize import apply as quantize
 from trimtab.compress.quantize_weights import QuantizeWeights, apply
@@ -80,6 +82,24 @@ def test_search_that_measures_on_a_device_does_not_time_here(source, tmp_path):
     quantized = apply(source.model, QuantizeWeights(bits=8), context(source.model))
     quiet = writer(source, compare_speed=False)
     assert quiet.write(applied(quantized), "onnxruntime", tmp_path).speed is None
+
+
+def test_quantized_file_whose_float_twin_is_refused_is_written_all_the_same(
+    source, tmp_path, monkeypatch
+):
+    module = importlib.import_module("trimtab.targets.export")
+    write = module.WRITERS["onnxruntime"]
+
+    def refuse_floats(model, folder, request):
+        if not is_quantized(model):
+            raise ExportError("no floats here")
+        return write(model, folder, request)
+
+    monkeypatch.setitem(module.WRITERS, "onnxruntime", refuse_floats)
+    quantized = apply(source.model, QuantizeWeights(bits=8), context(source.model))
+    result = writer(source).write(applied(quantized), "onnxruntime", tmp_path)
+    assert result.speed is None
+    assert read_compressed(tmp_path) == result
 
 
 def test_model_at_chance_level_is_refused_and_leaves_nothing(source, tmp_path):
