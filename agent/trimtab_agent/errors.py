@@ -14,7 +14,8 @@
     │   └── MeasurementError         the child process that ran the model failed
     └── NetworkError       the connection or the broker
         ├── BrokerError    no connection, or one that was refused
-        └── TransferTimeoutError     something that was asked for did not come
+        ├── TransferTimeoutError     something that was asked for did not come
+        └── DocumentMissingError     a source says that it does not have a document
 
 Each message says what is wrong, where, what was received, and the way out. `reason` is a short
 stable word for machines: it is what a report carries and what `--json` prints.
@@ -123,3 +124,9 @@ class TransferTimeoutError(NetworkError):
     """Something that was asked for did not arrive in time."""
 
     reason = "transfer_timeout"
+
+
+class DocumentMissingError(NetworkError):
+    """A source does not have a document, for certain. TUF's client asks for roots until then."""
+
+    reason = "document_missing"

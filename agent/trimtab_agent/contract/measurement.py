@@ -170,3 +170,51 @@ class Measurement(msgspec.Struct, kw_only=True, frozen=True):
     memory: Memory
     energy: Energy
     environment: Environment
+
+
+class Comparison(msgspec.Struct, kw_only=True, frozen=True):
+    """A new version beside the one that runs, measured in turns on the same machine.
+
+    A ratio is the new version's figure divided by the running one's: above 1 is slower or
+    hungrier. None where one of the two was not measured.
+
+    Attributes:
+        target: TUF target name of the version that ran.
+        rounds: How often the two took turns.
+        running: The running version, all rounds together.
+        latency_ratio: Of the 95th percentiles.
+        latency_interval: 95 % confidence interval of `latency_ratio`.
+        memory_ratio: Of the largest resident sets.
+        energy_ratio: Of the net energies of one inference.
+        energy_interval: 95 % confidence interval of `energy_ratio`.
+    """
+
+    target: str
+    rounds: int
+    running: Measurement
+    latency_ratio: float | None
+    latency_interval: tuple[float, float] | None
+    memory_ratio: float | None
+    energy_ratio: float | None
+    energy_interval: tuple[float, float] | None
+
+
+class GateResult(msgspec.Struct, kw_only=True, frozen=True):
+    """One limit that a package was held against on the device.
+
+    Attributes:
+        gate: What was measured.
+        against: `budget`: an absolute limit, in the unit of the figure: microseconds, bytes,
+            millijoules. `running`: a limit on the ratio to the version that runs.
+        limit: The largest that is let through.
+        value: What was measured; None if it was not.
+        interval: 95 % confidence interval of `value`, if it has one.
+        verdict: `unknown` where nothing was measured: it lets the package through, and says so.
+    """
+
+    gate: Literal["latency", "memory", "energy"]
+    against: Literal["budget", "running"]
+    limit: float
+    value: float | None
+    interval: tuple[float, float] | None
+    verdict: Literal["kept", "missed", "unknown"]

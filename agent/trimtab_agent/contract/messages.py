@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
-from trimtab_agent.contract.measurement import Measurement
+from trimtab_agent.contract.measurement import Comparison, GateResult, Measurement
+
+Ratio = Annotated[float, msgspec.Meta(gt=0)]
 
 ASSIGNMENT_CONTEXT = b"trimtab assignment v1\n"
 """Put before the payload when it is signed, so that a signature made for something else can
@@ -16,6 +18,22 @@ ASSIGNMENT_KEYS_TARGET = "assignment-keys.json"
 """TUF target that lists the keys which may sign assignments. It is signed by the offline targets
 key, so the online assignment key can be replaced without touching a device
 (docs/decisions/0004)."""
+
+
+class Gates(msgspec.Struct, kw_only=True, frozen=True):
+    """What a package must show by measurement before it may run. None: not asked for.
+
+    Attributes:
+        budget: Whether the limits of the manifest's budget count.
+        latency_ratio: Largest 95th percentile of latency, as a multiple of the running version's.
+        memory_ratio: Largest resident set, likewise.
+        energy_ratio: Largest net energy of one inference, likewise.
+    """
+
+    budget: bool = True
+    latency_ratio: Ratio | None = 1.1
+    memory_ratio: Ratio | None = 1.1
+    energy_ratio: Ratio | None = 1.1
 
 
 class Assignment(msgspec.Struct, kw_only=True, frozen=True):
@@ -28,6 +46,10 @@ class Assignment(msgspec.Struct, kw_only=True, frozen=True):
         issued: UTC, RFC 3339.
         expires: UTC, RFC 3339; refused afterwards.
         trial: Copied into the report, such as the id of a candidate in a search.
+        gates: What it must show by measurement. The ratios hold against a running version of the
+            same package name; another package has nothing to be compared with.
+        probation_s: How long it runs on trial before it is committed.
+        group: Whose broadcast of chunks to listen to, or None.
     """
 
     device: str
@@ -36,6 +58,9 @@ class Assignment(msgspec.Struct, kw_only=True, frozen=True):
     issued: str
     expires: str
     trial: str | None = None
+    gates: Gates = Gates()
+    probation_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    group: str | None = None
 
 
 class Signature(msgspec.Struct, kw_only=True, frozen=True):
@@ -172,6 +197,20 @@ class GoldenCheck(msgspec.Struct, kw_only=True, frozen=True):
     limit: float
 
 
+class HealthCheck(msgspec.Struct, kw_only=True, frozen=True):
+    """The device's own check of a version on trial.
+
+    Attributes:
+        runs: How often the health command was run; 0 where the device has none.
+        failures: How often it failed.
+        probation_s: How long the version was on trial.
+    """
+
+    runs: int
+    failures: int
+    probation_s: float
+
+
 class Failure(msgspec.Struct, kw_only=True, frozen=True):
     """Why an update ended early.
 
@@ -203,6 +242,9 @@ class Report(msgspec.Struct, kw_only=True, frozen=True):
         transfer: What was fetched, if it came to that.
         golden: The check, if it came to that.
         measurement: What was measured, if it came to that.
+        comparison: The running version beside it, if there was one to compare with.
+        gates: The limits it was held against.
+        health: How its trial went, if it came to that.
         inventory: What the device is.
         started: UTC, RFC 3339.
         finished: UTC, RFC 3339.
@@ -223,6 +265,9 @@ class Report(msgspec.Struct, kw_only=True, frozen=True):
     inventory: Inventory
     started: str
     finished: str
+    comparison: Comparison | None = None
+    gates: tuple[GateResult, ...] = ()
+    health: HealthCheck | None = None
 
 
 class Acknowledgement(msgspec.Struct, kw_only=True, frozen=True):

@@ -8,6 +8,15 @@
     trimtab/v1/device/<id>/progress                   steps of an update, as they happen
     trimtab/v1/device/<id>/report                     the outcome of an update
     trimtab/v1/device/<id>/ack                        host to device: reports that are safe
+    trimtab/v1/device/<id>/want                       device to host: chunks that did not come
+    trimtab/v1/device/<id>/block                      host to device: one of those chunks
+    trimtab/v1/device/<id>/command                    host to device: do something now, signed
+    trimtab/v1/device/<id>/reply                      device to host: what came of it
+    trimtab/v1/device/<id>/renew                      device to host: a request for a certificate
+    trimtab/v1/device/<id>/certificate                host to device: the certificate
+    trimtab/v1/group/<name>/chunk                     chunks that many devices need now
+    trimtab/v1/enroll/<token id>/request              a new device's request for a certificate
+    trimtab/v1/enroll/<token id>/answer               its certificate, or why not
 
 At most five slashes and under 256 bytes, which is within AWS IoT Core's limits (7 and 256).
 """
@@ -23,6 +32,10 @@ ROOT_VERSION = f"{PREFIX}/root-version"
 ALL_REPORTS = f"{PREFIX}/device/+/report"
 ALL_STATUS = f"{PREFIX}/device/+/status"
 ALL_PROGRESS = f"{PREFIX}/device/+/progress"
+ALL_WANTS = f"{PREFIX}/device/+/want"
+ALL_REPLIES = f"{PREFIX}/device/+/reply"
+ALL_RENEWALS = f"{PREFIX}/device/+/renew"
+ALL_ENROLMENTS = f"{PREFIX}/enroll/+/request"
 
 _DEVICE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DOCUMENT = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -80,6 +93,51 @@ def report(device: str) -> str:
 def acknowledgement(device: str) -> str:
     """Returns the topic where the host says which reports it has stored."""
     return f"{PREFIX}/device/{check_device_id(device)}/ack"
+
+
+def want(device: str) -> str:
+    """Returns the topic where the device asks for chunks that did not come."""
+    return f"{PREFIX}/device/{check_device_id(device)}/want"
+
+
+def block(device: str) -> str:
+    """Returns the topic where the host answers with a chunk."""
+    return f"{PREFIX}/device/{check_device_id(device)}/block"
+
+
+def command(device: str) -> str:
+    """Returns the topic where the host tells the device to do something now."""
+    return f"{PREFIX}/device/{check_device_id(device)}/command"
+
+
+def reply(device: str) -> str:
+    """Returns the topic where the device says what came of a command."""
+    return f"{PREFIX}/device/{check_device_id(device)}/reply"
+
+
+def renewal(device: str) -> str:
+    """Returns the topic where the device asks for its next certificate."""
+    return f"{PREFIX}/device/{check_device_id(device)}/renew"
+
+
+def certificate(device: str) -> str:
+    """Returns the topic where the host answers with the device's next certificate."""
+    return f"{PREFIX}/device/{check_device_id(device)}/certificate"
+
+
+def group_chunk(group: str) -> str:
+    """Returns the topic of chunks that many devices need now; a group is named like a device."""
+    return f"{PREFIX}/group/{check_device_id(group)}/chunk"
+
+
+def enrolment_request(token_id: str) -> str:
+    """Returns the topic where a new device asks for its certificate."""
+    return f"{PREFIX}/enroll/{check_device_id(token_id)}/request"
+
+
+def enrolment_answer(token_id: str) -> str:
+    """Returns the topic where the host answers a new device."""
+    return f"{PREFIX}/enroll/{check_device_id(token_id)}/answer"
 
 
 def device_of(topic: str) -> str:
