@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from trimtab_agent import __version__
-from trimtab_agent.errors import TrimtabError
+from trimtab_agent.errors import TrimtabError, kind_of
 
 # Everything that loads paho-mqtt, tuf or numpy is imported where it is used: --help is instant.
 if TYPE_CHECKING:
@@ -95,10 +95,7 @@ def _bench(options: argparse.Namespace, output: Output) -> int:
 
 def exit_code(reason: str) -> int:
     """Returns the exit code of the error whose stable word is `reason`."""
-    kinds = [TrimtabError]
-    for kind in kinds:
-        kinds.extend(kind.__subclasses__())
-    return next((kind.exit_code for kind in kinds if kind.reason == reason), 1)
+    return kind_of(reason).exit_code
 
 
 def _interrupt(_signal: int, _frame: object) -> NoReturn:
