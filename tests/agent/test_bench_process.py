@@ -11,7 +11,7 @@ import pytest
 from support.models import write_golden, write_model
 from support.sysfs import INA226, write_tree
 from trimtab_agent.bench import Plan, check_golden, measure, time_operators
-from trimtab_agent.bench.process import describe_exit, run_child
+from trimtab_agent.bench.process import run_child
 from trimtab_agent.bench.protocol import Request
 from trimtab_agent.contract.manifest import Golden, RuntimeSpec
 from trimtab_agent.errors import (
@@ -21,6 +21,7 @@ from trimtab_agent.errors import (
     RuntimeUnavailableError,
     TrimtabError,
 )
+from trimtab_agent.faults import describe_exit
 
 BRIEF = Plan(warmup_s=0.05, duration_s=0.1, min_runs=60, idle_s=0.2, energy_s=0.3)
 

@@ -1,8 +1,8 @@
 """The process that runs the model: `python -m trimtab_agent.bench.child`.
 
 Reads a `Request` from standard input, does one pass, and writes a `Reply` to what was standard
-output. Nothing else may appear there, and runtimes like to print, so their output goes to
-standard error.
+output; in the mode `turns` it goes on with a reply for each `Turn` that it reads. Nothing else may
+appear there, and runtimes like to print, so their output goes to standard error.
 """
 
 from __future__ import annotations
@@ -11,31 +11,42 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from trimtab_agent.bench import golden, latency, memory
-from trimtab_agent.bench.protocol import Fault, Reply, Request
+from trimtab_agent.bench import golden, latency, memory, turns
+from trimtab_agent.bench.plan import Plan
+from trimtab_agent.bench.protocol import Opened, Reply, Request, Turn, TurnTimes
 from trimtab_agent.contract import codec
 from trimtab_agent.contract.measurement import Energy, Latency, Memory, OperatorTime
 from trimtab_agent.contract.messages import GoldenCheck
 from trimtab_agent.errors import CallerError, TrimtabError
+from trimtab_agent.faults import fault_of
 from trimtab_agent.power import detect, measure_energy
 from trimtab_agent.runtimes import Session, import_runtime, load
 
 
 def main() -> int:
     """Serves one request. Returns the exit code."""
-    replies = _claim_standard_output()
-    request = codec.decode(sys.stdin.buffer.read(), Request, what="request to the child process")
-    try:
-        reply = serve(request)
-    except TrimtabError as error:
-        reply = Reply(fault=Fault(reason=error.reason, message=str(error)))
-    with replies:
-        replies.write(codec.encode(reply))
+    requests = sys.stdin.buffer
+    with _claim_standard_output() as replies:
+        request = codec.decode(requests.readline(), Request, what="request to the child process")
+        for reply in _answers(request, requests):
+            replies.write(codec.encode(reply) + b"\n")
+            replies.flush()
     return 0
+
+
+def _answers(request: Request, requests: BinaryIO) -> Iterator[Reply]:
+    """Yields what there is to say to a request; an error is the last of it."""
+    try:
+        if request.mode == "turns":
+            yield from _take_turns(request, requests)
+        else:
+            yield serve(request)
+    except TrimtabError as error:
+        yield Reply(fault=fault_of(error))
 
 
 def serve(request: Request) -> Reply:
@@ -68,6 +79,25 @@ def _latency(request: Request, samples: golden.Samples) -> Reply:
     return _reply(session, latency=figures)
 
 
+def _take_turns(request: Request, requests: BinaryIO) -> Iterator[Reply]:
+    """Loads the model, warms it up, and does a turn for each line until there is none."""
+    import_runtime(request.runtime.name)
+    samples = golden.load_samples(Path(request.golden_path))
+    start = time.perf_counter_ns()
+    session = _load(request)
+    load_ns = time.perf_counter_ns() - start
+    run = _runner(session, samples)
+    first_ns, warmup_count, _ = latency.warm_up(run, request.plan)
+    opened = Opened(load_ns=load_ns, first_ns=first_ns, warmup_count=warmup_count)
+    yield _reply(session, opened=opened)
+    for line in requests:
+        turn = codec.decode(line, Turn, what="turn of the child process")
+        if turn.mode == "energy":
+            yield _reply(session, energy=_watch(run, turn.plan, request.power_root))
+        else:
+            yield _reply(session, turn=turns.time_turn(run, turn.plan))
+
+
 def _memory(request: Request, samples: golden.Samples) -> Reply:
     """Weighs the process before, while and after the model runs."""
     sessions: list[Session] = []
@@ -83,15 +113,18 @@ def _memory(request: Request, samples: golden.Samples) -> Reply:
 def _energy(request: Request, samples: golden.Samples) -> Reply:
     """Watches the power sensor at rest and under load."""
     session = _load(request)
-    found = detect(Path(request.power_root))
-    if found.source is None:
-        return _reply(session, energy=Energy(level="none", reason=found.reason))
     run = _runner(session, samples)
     for _ in range(request.plan.warmup_runs):
         run()
-    plan = request.plan
-    figures = measure_energy(found.source, run, idle_s=plan.idle_s, load_s=plan.energy_s)
-    return _reply(session, energy=figures)
+    return _reply(session, energy=_watch(run, request.plan, request.power_root))
+
+
+def _watch(run: Callable[[], object], plan: Plan, power_root: str) -> Energy:
+    """Measures the energy of one inference of a warm model, if there is a sensor."""
+    found = detect(Path(power_root))
+    if found.source is None:
+        return Energy(level="none", reason=found.reason)
+    return measure_energy(found.source, run, idle_s=plan.idle_s, load_s=plan.energy_s)
 
 
 def _operators(request: Request, samples: golden.Samples) -> Reply:
@@ -138,6 +171,8 @@ def _reply(
     memory: Memory | None = None,
     energy: Energy | None = None,
     operators: tuple[OperatorTime, ...] | None = None,
+    opened: Opened | None = None,
+    turn: TurnTimes | None = None,
 ) -> Reply:
     """Returns the result of a pass, with what executed it."""
     return Reply(
@@ -148,6 +183,8 @@ def _reply(
         memory=memory,
         energy=energy,
         operators=operators,
+        opened=opened,
+        turn=turn,
     )
 
 

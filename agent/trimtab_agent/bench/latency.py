@@ -44,7 +44,7 @@ def time_runs(
         plan: When to stop warming up, and when to stop.
         clock_ns: A monotonic clock in nanoseconds.
     """
-    first_ns, warmup_count, warm_ns = _warm_up(run, plan, clock_ns)
+    first_ns, warmup_count, warm_ns = warm_up(run, plan, clock_ns=clock_ns)
     stride = runs_per_timed_run(warm_ns, plan)
     # A collection in the middle of a run would be counted as the model's.
     gc.collect()
@@ -54,6 +54,37 @@ def time_runs(
     finally:
         gc.enable()
     return Timings(first_ns=first_ns, warmup_count=warmup_count, raw_ns=raw_ns)
+
+
+def warm_up(
+    run: Callable[[], object],
+    plan: Plan,
+    *,
+    clock_ns: Callable[[], int] = time.perf_counter_ns,
+) -> tuple[int, int, float]:
+    """Runs until caches, frequency and lazy set-up have settled.
+
+    Args:
+        run: One inference.
+        plan: When to stop warming up.
+        clock_ns: A monotonic clock in nanoseconds.
+
+    Returns:
+        Nanoseconds of the first run, number of runs, and mean nanoseconds of the later runs (of
+        the first, if the plan leaves time for no other).
+    """
+    start = clock_ns()
+    run()
+    now = clock_ns()
+    first_ns, count = now - start, 1
+    while (now - start) / 1e9 < plan.warmup_limit_s and (
+        count < plan.warmup_runs or (now - start) / 1e9 < plan.warmup_s
+    ):
+        run()
+        now = clock_ns()
+        count += 1
+    warm_ns = (now - start - first_ns) / (count - 1) if count > 1 else first_ns
+    return first_ns, count, warm_ns
 
 
 def runs_per_timed_run(warm_ns: float, plan: Plan) -> int:
@@ -99,29 +130,6 @@ def summarise(timings: Timings, *, load_ns: int, threads: int) -> Latency:
         threads=threads,
         raw_us=struct.pack(f"<{count}I", *(min(round(run), _MAX_UINT32) for run in raw_us)),
     )
-
-
-def _warm_up(
-    run: Callable[[], object], plan: Plan, clock_ns: Callable[[], int]
-) -> tuple[int, int, float]:
-    """Runs until caches, frequency and lazy set-up have settled.
-
-    Returns:
-        Nanoseconds of the first run, number of runs, and mean nanoseconds of the later runs (of
-        the first, if the plan leaves time for no other).
-    """
-    start = clock_ns()
-    run()
-    now = clock_ns()
-    first_ns, count = now - start, 1
-    while (now - start) / 1e9 < plan.warmup_limit_s and (
-        count < plan.warmup_runs or (now - start) / 1e9 < plan.warmup_s
-    ):
-        run()
-        now = clock_ns()
-        count += 1
-    warm_ns = (now - start - first_ns) / (count - 1) if count > 1 else first_ns
-    return first_ns, count, warm_ns
 
 
 def _timed(

@@ -36,12 +36,12 @@ def measure_memory(
     process = proc / "self"
     _reset_peak(process)
     baseline_bytes = _required(process / "status", "VmRSS")
-    available_before = _read_bytes(proc / "meminfo", "MemAvailable")
+    available_before = available_bytes(proc)
     run = load()
     for _ in range(runs):
         run()
     peak_bytes = _required(process / "status", "VmHWM")
-    available_after = _read_bytes(proc / "meminfo", "MemAvailable")
+    available_after = available_bytes(proc)
     return Memory(
         peak_rss_bytes=peak_bytes,
         baseline_rss_bytes=baseline_bytes,
@@ -53,6 +53,11 @@ def measure_memory(
             else available_before - available_after
         ),
     )
+
+
+def available_bytes(proc: Path = Path("/proc")) -> int | None:
+    """Returns the memory that can be taken without swapping; None if the kernel does not tell."""
+    return _read_bytes(proc / "meminfo", "MemAvailable")
 
 
 def _reset_peak(process: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import msgspec
@@ -23,6 +24,9 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
             a model that would run more often in `duration_s`, every k-th run is timed.
         limit_s: The timed part ends here even below `min_runs`, but not before `duration_s`;
             percentiles that need more runs are then absent.
+        pairs: When two versions are compared, they take turns so often. The lengths of the
+            latency pass are then shared out among the turns.
+        energy_pairs: Likewise for the energy pass.
         memory_runs: Runs of the memory pass.
         operator_runs: Runs of the pass that times operators.
         idle_s: Idle time before and after the energy pass, to know the power at rest.
@@ -40,6 +44,8 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     min_runs: Runs = 100
     max_runs: Runs = 4096
     limit_s: Seconds = 20.0
+    pairs: Runs = 12
+    energy_pairs: Runs = 6
     memory_runs: Runs = 10
     operator_runs: Runs = 20
     idle_s: Seconds = 2.0
@@ -51,6 +57,25 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     def timed_limit_s(self) -> float:
         """The longest that the timed part may take."""
         return max(self.limit_s, self.duration_s)
+
+    @property
+    def turn(self) -> Plan:
+        """The plan of one turn of a comparison: a share of this one, with a short warm-up.
+
+        The warm-up of a turn brings the caches back that the other version has taken. Half as
+        many runs are kept: a report carries those of both versions.
+        """
+        return msgspec.structs.replace(
+            self,
+            warmup_runs=1,
+            warmup_s=self.duration_s / self.pairs / 10,
+            duration_s=self.duration_s / self.pairs,
+            min_runs=math.ceil(self.min_runs / self.pairs),
+            max_runs=max(1, self.max_runs // self.pairs // 2),
+            limit_s=self.limit_s / self.pairs,
+            idle_s=self.idle_s / self.energy_pairs,
+            energy_s=self.energy_s / self.energy_pairs,
+        )
 
     @property
     def timeout_s(self) -> float:
@@ -70,6 +95,7 @@ NORMAL = Plan(
     # 64 KiB in the report, 87 KB as base64: under the 128 KiB that common brokers allow a message.
     max_runs=16384,
     limit_s=300.0,
+    pairs=20,
     memory_runs=50,
     idle_s=10.0,
     energy_s=60.0,

@@ -1,4 +1,4 @@
-"""What the agent and the child process that runs a model say to each other: one JSON line each."""
+"""What the agent and the child process that runs a model say to each other, in lines of JSON."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from trimtab_agent.bench.plan import Plan
 from trimtab_agent.contract.manifest import Golden, RuntimeSpec
 from trimtab_agent.contract.measurement import Energy, Latency, Memory, OperatorTime
 from trimtab_agent.contract.messages import GoldenCheck
+from trimtab_agent.faults import Fault
 
-Mode = Literal["golden", "latency", "memory", "energy", "operators"]
+Mode = Literal["golden", "latency", "memory", "energy", "operators", "turns"]
 
 
 class Request(msgspec.Struct, kw_only=True, frozen=True):
     """What the child is to do.
 
     Attributes:
-        mode: The pass.
+        mode: The pass. `turns` keeps the process: it loads and warms up, replies, and then does
+            one `Turn` for each further line until its input ends.
         runtime: How to run the model.
         model_path: Absolute path of the model file.
         golden_path: Absolute path of the golden samples, which are also what is run.
@@ -39,11 +41,44 @@ class Request(msgspec.Struct, kw_only=True, frozen=True):
     power_root: str = "/"
 
 
-class Fault(msgspec.Struct, kw_only=True, frozen=True):
-    """An error of Trimtab's that the child met: the parent raises it again."""
+class Turn(msgspec.Struct, kw_only=True, frozen=True):
+    """One turn of a version that is compared: a short latency or energy pass.
 
-    reason: str
-    message: str
+    Attributes:
+        mode: The pass.
+        plan: Its lengths.
+    """
+
+    mode: Literal["latency", "energy"]
+    plan: Plan
+
+
+class Opened(msgspec.Struct, kw_only=True, frozen=True):
+    """A model that is loaded and warm. Times in nanoseconds.
+
+    Attributes:
+        load_ns: From opening the file to a session that can run.
+        first_ns: The very first run.
+        warmup_count: Runs so far, the first included.
+    """
+
+    load_ns: int
+    first_ns: int
+    warmup_count: int
+
+
+class TurnTimes(msgspec.Struct, kw_only=True, frozen=True):
+    """A latency turn.
+
+    Attributes:
+        raw_ns: The timed runs in order, in nanoseconds.
+        waited_share: Time that the threads of the process were ready to run and had no
+            processor, as a share of the turn: what other processes took. None where the kernel
+            does not tell.
+    """
+
+    raw_ns: tuple[int, ...]
+    waited_share: float | None
 
 
 class Reply(msgspec.Struct, kw_only=True, frozen=True):
@@ -57,3 +92,5 @@ class Reply(msgspec.Struct, kw_only=True, frozen=True):
     memory: Memory | None = None
     energy: Energy | None = None
     operators: tuple[OperatorTime, ...] | None = None
+    opened: Opened | None = None
+    turn: TurnTimes | None = None

@@ -176,11 +176,14 @@ class Comparison(msgspec.Struct, kw_only=True, frozen=True):
     """A new version beside the one that runs, measured in turns on the same machine.
 
     A ratio is the new version's figure divided by the running one's: above 1 is slower or
-    hungrier. None where one of the two was not measured.
+    hungrier. None where one of the two was not measured. Ratios of latency and energy come from
+    the turns in pairs (docs/measuring.md), not from the figures of all turns together.
 
     Attributes:
         target: TUF target name of the version that ran.
-        rounds: How often the two took turns.
+        rounds: Pairs of turns that the figures rest on.
+        disturbed: Pairs in which another process had the processor for a tenth of a turn, or the
+            machine throttled. They are left out, unless fewer than six others remain.
         running: The running version, all rounds together.
         latency_ratio: Of the 95th percentiles.
         latency_interval: 95 % confidence interval of `latency_ratio`.
@@ -197,6 +200,7 @@ class Comparison(msgspec.Struct, kw_only=True, frozen=True):
     memory_ratio: float | None
     energy_ratio: float | None
     energy_interval: tuple[float, float] | None
+    disturbed: int = 0
 
 
 class GateResult(msgspec.Struct, kw_only=True, frozen=True):
