@@ -176,14 +176,17 @@ def _assign_only(setup: Setup, target: str) -> dict:
     from trimtab.fleet.ingest import Ingest
     from trimtab.fleet.publish import assign
     from trimtab.fleet.reports import ReportStore
+    from trimtab.fleet.shelf import Shelf
     from trimtab.workflow.workspace import Workspace
     from trimtab_agent.contract import codec
 
     workspace = Workspace.open(setup.workspace)
     store = ReportStore(workspace.database_url)
+    shelf = Shelf(workspace.database_url)
     with connected(setup.handle, "host") as link:
         ingest = Ingest(link, store)
-        assignment = assign(link, workspace.repository(), DEVICE, target)
+        assignment = assign(link, workspace.repository(), DEVICE, target, shelf=shelf)
         report = ingest.wait_for_report(DEVICE, assignment.counter, 90)
+    shelf.close()
     store.close()
     return json.loads(codec.encode(report))

@@ -248,7 +248,7 @@ def test_reports_are_listed_by_device_in_order(store):
 
 
 def test_the_database_is_in_wal_mode_and_syncs_every_commit(store):
-    with store._engine.connect() as connection:
+    with store._database.begin() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
 

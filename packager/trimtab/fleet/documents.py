@@ -6,6 +6,7 @@ first and part 0, which a device asks for first, last: whoever sees it finds the
 
 from __future__ import annotations
 
+from trimtab.fleet.shelf import Shelf
 from trimtab_agent.contract import topics
 from trimtab_agent.contract.chunks import DEFAULT_CHUNK_BYTES
 from trimtab_agent.errors import PackageError
@@ -27,20 +28,17 @@ def cut(data: bytes, limit_bytes: int) -> list[bytes]:
     return [data[at : at + limit_bytes] for at in range(0, max(len(data), 1), limit_bytes)]
 
 
-def publish_document(link: Link, name: str, data: bytes) -> None:
-    """Publishes a document, retained.
+def parts_of(name: str, data: bytes, limit_bytes: int) -> list[tuple[str, bytes, dict[str, str]]]:
+    """Returns topic, payload and user properties of each message that makes up a document.
 
     Args:
-        link: The connection.
         name: As in its topic, such as `timestamp.json` or a SHA-256.
         data: Its content.
+        limit_bytes: Longest payload.
 
     Raises:
-        PackageError: It has more parts than a device reads.
-        BrokerError: There is no connection, or the broker refuses a part.
-        TransferTimeoutError: The broker did not acknowledge a part.
+        PackageError: There are more parts than a device reads.
     """
-    limit_bytes = part_limit_bytes(link)
     parts = cut(data, limit_bytes)
     if len(parts) > MAX_PARTS:
         raise PackageError(
@@ -48,11 +46,26 @@ def publish_document(link: Link, name: str, data: bytes) -> None:
             f"{limit_bytes}; devices read at most {MAX_PARTS}: build with larger chunks, so that "
             f"the manifest lists fewer"
         )
-    for number, part in reversed(list(enumerate(parts))):
-        link.publish(
-            topics.document(name, number),
-            part,
-            retain=True,
-            wait_s=PUBLISH_TIMEOUT_S,
-            properties={"parts": str(len(parts))},
-        )
+    properties = {"parts": str(len(parts))}
+    return [(topics.document(name, number), part, properties) for number, part in enumerate(parts)]
+
+
+def publish_document(link: Link, name: str, data: bytes, *, shelf: Shelf) -> None:
+    """Publishes a document, retained.
+
+    Args:
+        link: The connection.
+        name: As in its topic, such as `timestamp.json` or a SHA-256.
+        data: Its content.
+        shelf: Told of the topics.
+
+    Raises:
+        PackageError: It has more parts than a device reads.
+        StorageError: The shelf cannot be written.
+        BrokerError: There is no connection, or the broker refuses a part.
+        TransferTimeoutError: The broker did not acknowledge a part.
+    """
+    parts = parts_of(name, data, part_limit_bytes(link))
+    shelf.put(topic for topic, _, _ in parts)
+    for topic, part, properties in reversed(parts):
+        link.publish(topic, part, retain=True, wait_s=PUBLISH_TIMEOUT_S, properties=properties)

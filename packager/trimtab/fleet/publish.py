@@ -7,20 +7,38 @@ or the new one, whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import msgspec
+
 from trimtab.fleet.documents import PUBLISH_TIMEOUT_S, publish_document
+from trimtab.fleet.prune import kept_packages
+from trimtab.fleet.shelf import Shelf
 from trimtab.package.read import Package
 from trimtab.package.sign import Repository
 from trimtab_agent.contract import topics
 from trimtab_agent.contract.chunks import all_chunks
-from trimtab_agent.contract.messages import Assignment
+from trimtab_agent.contract.messages import Assignment, Gates
 from trimtab_agent.errors import PackageError
 from trimtab_agent.link import Link
 
 _MUTABLE = "timestamp.json"
 """The only document that changes under its name; all others carry a version or a hash."""
+
+
+class Terms(msgspec.Struct, kw_only=True, frozen=True):
+    """On what terms a package may run on a device.
+
+    Attributes:
+        gates: What it must show by measurement.
+        probation_s: How long it runs on trial before it is committed.
+        group: Whose broadcast of chunks the device listens to, or None.
+    """
+
+    gates: Gates = Gates()
+    probation_s: float = 0.0
+    group: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +63,7 @@ def publish_package(
     repository: Repository,
     package: Package,
     *,
-    retained: set[str] | None = None,
+    shelf: Shelf,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> PublishResult:
     """Releases a package and publishes all that a device needs to install it.
@@ -54,8 +72,7 @@ def publish_package(
         link: The connection.
         repository: Signs the release.
         package: Each chunk is checked once more as it is sent.
-        retained: Chunk hashes and document names that this broker is known to hold; they are
-            not sent again. What is sent is added, so one set can serve a whole session.
+        shelf: Told of all that is retained; what was sent through it before is not sent again.
         on_progress: Called with the bytes sent and the bytes to send, after each chunk.
 
     Raises:
@@ -63,62 +80,90 @@ def publish_package(
         IntegrityError: The package has changed since it was opened.
         CallerError: This version is released already, with other content.
         RepositoryError: The repository lacks a key or a file.
+        StorageError: The shelf cannot be written.
         BrokerError: There is no connection, or the broker refuses a message.
         TransferTimeoutError: The broker did not acknowledge a message.
     """
-    retained = set() if retained is None else retained
     _check_fits(link, package)
+    target = package.manifest.target_name
     total = all_chunks(package.manifest.files)
-    missing = {chunk.sha256 for chunk in total} - retained
+    missing = {chunk.sha256 for chunk in total} - shelf.sent
     to_send = sum(chunk.wire_bytes for chunk in total if chunk.sha256 in missing)
+    # Before the first chunk: an audit that runs meanwhile then takes none of them for litter.
+    shelf.add_package(target)
+    shelf.put(topics.blob(sha256) for sha256 in missing)
     sent_bytes = 0
     for chunk, wire in package.wire_chunks():
         if chunk.sha256 not in missing:
             continue
         link.publish(topics.blob(chunk.sha256), wire, retain=True, wait_s=PUBLISH_TIMEOUT_S)
-        retained.add(chunk.sha256)
+        shelf.sent.add(chunk.sha256)
         sent_bytes += len(wire)
         if on_progress:
             on_progress(sent_bytes, to_send)
-    target = package.manifest.target_name
     repository.add_target(target, package.manifest_bytes)
-    publish_metadata(link, repository, retained=retained)
+    publish_metadata(link, repository, shelf=shelf)
     return PublishResult(
         target=target, chunks=len(total), chunks_sent=len(missing), sent_bytes=sent_bytes
     )
 
 
-def publish_metadata(
-    link: Link, repository: Repository, *, retained: set[str] | None = None
-) -> None:
+def publish_metadata(link: Link, repository: Repository, *, shelf: Shelf) -> None:
     """Publishes the repository's TUF metadata and targets, signed afresh if that is due.
 
     Args:
         link: The connection.
         repository: Whose metadata.
-        retained: As in `publish_package`.
+        shelf: As in `publish_package`.
 
     Raises:
         PackageError: A document has more parts than a device reads.
         RepositoryError: The repository lacks a key or a file.
+        StorageError: The shelf cannot be read or written.
         BrokerError: There is no connection, or the broker refuses a message.
         TransferTimeoutError: The broker did not acknowledge a message.
     """
-    retained = set() if retained is None else retained
     if repository.needs_refresh:
         repository.refresh_timestamp()
-    for name, data in repository.documents():
-        if name not in retained:
-            publish_document(link, name, data)
+    for name, data in wanted_documents(repository, shelf):
+        if name not in shelf.sent:
+            publish_document(link, name, data, shelf=shelf)
         if name != _MUTABLE:
-            retained.add(name)
+            shelf.sent.add(name)
     # After the root itself: a device waits for every version up to this one.
     version = str(repository.root_version).encode()
     link.publish(topics.ROOT_VERSION, version, retain=True, wait_s=PUBLISH_TIMEOUT_S)
 
 
+def wanted_documents(repository: Repository, shelf: Shelf) -> Iterator[tuple[str, bytes]]:
+    """Yields the documents that should be retained, in the order in which to publish them.
+
+    These are all but the manifests of packages that were published and are not kept ready any
+    more (`prune.kept_packages`).
+
+    Raises:
+        RepositoryError: A file is missing or broken.
+        StorageError: The shelf cannot be read.
+    """
+    published = shelf.packages()
+    kept = kept_packages(published, (assigned.target for assigned in shelf.assignments()))
+    released = repository.targets()
+    dropped = {released.get(target) for target in published if target not in kept}
+    wanted = {released[target] for target in kept if target in released}
+    for name, data in repository.documents():
+        if name not in dropped - wanted:
+            yield name, data
+
+
 def assign(
-    link: Link, repository: Repository, device: str, target: str, trial: str | None = None
+    link: Link,
+    repository: Repository,
+    device: str,
+    target: str,
+    *,
+    shelf: Shelf,
+    trial: str | None = None,
+    terms: Terms | None = None,
 ) -> Assignment:
     """Tells a device what it should run.
 
@@ -127,7 +172,9 @@ def assign(
         repository: Signs the assignment.
         device: The device.
         target: TUF target name of a released package.
+        shelf: Remembers the assignment.
         trial: Copied into the device's report.
+        terms: What the package must show there.
 
     Returns:
         The assignment; its counter identifies the report that will come.
@@ -135,15 +182,60 @@ def assign(
     Raises:
         CallerError: The device id cannot be used, or the package is not released.
         RepositoryError: The repository lacks a key or a file.
-        BrokerError: There is no connection, or the broker refuses the message.
+        StorageError: The shelf cannot be written.
+        BrokerError: There is no connection, or the broker refuses a message.
         TransferTimeoutError: The broker did not acknowledge it.
     """
-    if repository.needs_refresh:
-        publish_metadata(link, repository)
-    assignment = repository.new_assignment(device, target, trial=trial)
-    message = repository.sign_assignment(assignment)
-    link.publish(topics.assignment(device), message, retain=True, wait_s=PUBLISH_TIMEOUT_S)
+    assignment, message = sign_assignment(
+        repository, device, target, shelf=shelf, trial=trial, terms=terms
+    )
+    # The manifest may have been taken off the broker; its chunks are served when asked for.
+    manifest = repository.targets()[target]
+    if repository.needs_refresh or manifest not in shelf.sent:
+        publish_metadata(link, repository, shelf=shelf)
+    topic = topics.assignment(device)
+    shelf.put([topic])
+    link.publish(topic, message, retain=True, wait_s=PUBLISH_TIMEOUT_S)
     return assignment
+
+
+def sign_assignment(
+    repository: Repository,
+    device: str,
+    target: str,
+    *,
+    shelf: Shelf,
+    trial: str | None = None,
+    terms: Terms | None = None,
+) -> tuple[Assignment, bytes]:
+    """Signs an assignment and remembers it; it is not published here.
+
+    Args:
+        repository: Signs it.
+        device: The device.
+        target: TUF target name of a released package.
+        shelf: Remembers it: what it lists is published by the next audit at the latest.
+        trial: Copied into the device's report.
+        terms: What the package must show there.
+
+    Returns:
+        The assignment and the message for the device.
+
+    Raises:
+        CallerError: The device id cannot be used, or the package is not released.
+        RepositoryError: The repository lacks a key or a file.
+        StorageError: The shelf cannot be written.
+    """
+    terms = terms or Terms()
+    assignment = msgspec.structs.replace(
+        repository.new_assignment(device, target, trial=trial),
+        gates=terms.gates,
+        probation_s=terms.probation_s,
+        group=terms.group,
+    )
+    message = repository.sign_assignment(assignment)
+    shelf.assign(assignment, message)
+    return assignment, message
 
 
 def _check_fits(link: Link, package: Package) -> None:

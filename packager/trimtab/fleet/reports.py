@@ -1,17 +1,14 @@
-"""Reports in a database: SQLite on one machine, PostgreSQL or another by its URL."""
+"""Reports in a database, each once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timezone
-from typing import Any
 
 import sqlalchemy as sa
 
+from trimtab.fleet.database import Database
 from trimtab_agent.contract import codec
 from trimtab_agent.contract.messages import Report
-from trimtab_agent.errors import CallerError, StorageError
 
 _metadata = sa.MetaData()
 _reports = sa.Table(
@@ -43,18 +40,11 @@ class ReportStore:
     """
 
     def __init__(self, url: str) -> None:
-        try:
-            self._engine = sa.create_engine(url)
-        except (sa.exc.ArgumentError, ImportError) as error:
-            raise CallerError(f"database {url!r} cannot be used: {error}") from error
-        if self._engine.dialect.name == "sqlite":
-            sa.event.listen(self._engine, "connect", _set_up_sqlite)
-        with self._errors():
-            _metadata.create_all(self._engine)
+        self._database = Database(url, _metadata)
 
     def close(self) -> None:
         """Closes the connections to the database."""
-        self._engine.dispose()
+        self._database.close()
 
     def add(self, report: Report) -> bool:
         """Stores a report; it is on the disk when this returns.
@@ -75,10 +65,9 @@ class ReportStore:
             "received": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "body": codec.encode(report),
         }
-        with self._errors():
+        with self._database.begin() as connection:
             try:
-                with self._engine.begin() as connection:
-                    connection.execute(_reports.insert().values(row))
+                connection.execute(_reports.insert().values(row))
             except sa.exc.IntegrityError:
                 return False
         return True
@@ -105,25 +94,6 @@ class ReportStore:
 
     def _select(self, *conditions: sa.ColumnElement[bool]) -> list[Report]:
         query = sa.select(_reports.c.body).where(*conditions)
-        with self._errors(), self._engine.connect() as connection:
+        with self._database.begin() as connection:
             bodies = connection.execute(query.order_by(_reports.c.sequence)).scalars().all()
         return [codec.decode(body, Report, what="a stored report") for body in bodies]
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sa.exc.SQLAlchemyError as error:
-            url = self._engine.url.render_as_string(hide_password=True)
-            cause = getattr(error, "orig", None) or error
-            raise StorageError(f"the report database {url} fails: {cause}") from error
-
-
-def _set_up_sqlite(connection: Any, _record: object) -> None:
-    """Lets readers read while a report is written, and keeps what was committed."""
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    # In WAL mode NORMAL may lose the last commits in a power cut; an acknowledged report is gone
-    # from the device by then (sqlite.org/pragma.html#pragma_synchronous).
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 from trimtab.fleet.devices import Devices
 from trimtab.fleet.ingest import Ingest
-from trimtab.fleet.publish import PublishResult, assign, publish_package
+from trimtab.fleet.publish import PublishResult, Terms, assign, publish_package
 from trimtab.fleet.reports import ReportStore
+from trimtab.fleet.shelf import Shelf
 from trimtab.package.read import Package
 from trimtab.workflow.workspace import Workspace
 from trimtab_agent.contract.messages import Assignment, Report, Status
@@ -26,12 +27,13 @@ class Delivery:
         link: The connection.
         workspace: Whose keys sign and whose database stores.
         store: The reports.
+        shelf: What is on the broker.
     """
 
-    def __init__(self, link: Link, workspace: Workspace, store: ReportStore) -> None:
+    def __init__(self, link: Link, workspace: Workspace, store: ReportStore, shelf: Shelf) -> None:
         self._link = link
         self._repository = workspace.repository()
-        self._retained: set[str] = set()
+        self._shelf = shelf
         self._devices = Devices(link)
         self._ingest = Ingest(link, store)
 
@@ -48,18 +50,28 @@ class Delivery:
             self._link,
             self._repository,
             package,
-            retained=self._retained,
+            shelf=self._shelf,
             on_progress=on_progress,
         )
 
-    def assign(self, device: str, target: str, trial: str | None = None) -> Assignment:
-        """Tells a device what it should run.
+    def assign(
+        self, device: str, target: str, trial: str | None = None, terms: Terms | None = None
+    ) -> Assignment:
+        """Tells a device what it should run, and on what terms.
 
         Raises:
             CallerError: The device id cannot be used, or the package is not released.
             NetworkError: The broker refuses or does not answer.
         """
-        return assign(self._link, self._repository, device, target, trial)
+        return assign(
+            self._link,
+            self._repository,
+            device,
+            target,
+            shelf=self._shelf,
+            trial=trial,
+            terms=terms,
+        )
 
     def wait_until_online(self, device: str, timeout_s: float = ONLINE_TIMEOUT_S) -> Status:
         """Returns the device's status once it is there.
@@ -88,10 +100,12 @@ def open_delivery(workspace: Workspace, broker: str) -> Iterator[Delivery]:
         StorageError: The reports' database cannot be opened.
     """
     store = ReportStore(workspace.database_url)
+    shelf = Shelf(workspace.database_url)
     link = Link(parse_broker_url(broker), f"trimtab-host-{uuid.uuid4().hex[:8]}")
     try:
         with link:
             link.connect(CONNECT_TIMEOUT_S)
-            yield Delivery(link, workspace, store)
+            yield Delivery(link, workspace, store, shelf)
     finally:
+        shelf.close()
         store.close()
