@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from trimtab_agent import pull
 from trimtab_agent.bench.plan import NORMAL, QUICK, Plan
 from trimtab_agent.config import MeasureConfig
+from trimtab_agent.contract import codec
 from trimtab_agent.contract.chunks import distinct_chunks
 from trimtab_agent.contract.manifest import Manifest
-from trimtab_agent.contract.measurement import Measurement, OperatorTime
-from trimtab_agent.contract.messages import Assignment, GoldenCheck, Inventory, Transfer
-from trimtab_agent.fetcher import MqttFetcher
+from trimtab_agent.contract.measurement import Comparison, Measurement, OperatorTime
+from trimtab_agent.contract.messages import (
+    ASSIGNMENT_CONTEXT,
+    Assignment,
+    GoldenCheck,
+    Inventory,
+    Transfer,
+)
+from trimtab_agent.fetcher import MqttDocuments
 from trimtab_agent.store import Version
-from trimtab_agent.trust import TrustStore
-from trimtab_agent.window import Subscriber
+from trimtab_agent.transfer import Connection, mqtt_ways
+from trimtab_agent.verifier import Verifier
+
+if TYPE_CHECKING:
+    from trimtab_agent.bench import Subject
 
 
 class BrokerSource:
@@ -26,32 +38,46 @@ class BrokerSource:
 
     Args:
         link: The connection.
-        trust: What is believed.
+        verifier: Says what to believe.
         device: This device's id.
         timeout_s: Longest silence before something counts as missing.
     """
 
     def __init__(
-        self, link: Subscriber, trust: TrustStore, *, device: str, timeout_s: float
+        self, link: Connection, verifier: Verifier, *, device: str, timeout_s: float
     ) -> None:
-        self._link = link
-        self._trust = trust
+        self._verifier = verifier
         self._device = device
-        self._timeout_s = timeout_s
-        self._fetcher = MqttFetcher(link, timeout_s=timeout_s)
+        self._ways = mqtt_ways(link, device=device, timeout_s=timeout_s)
+        self._documents = MqttDocuments(link, timeout_s=timeout_s)
 
     def verify_assignment(self, signed: bytes, *, now: datetime) -> Assignment:
         """See `ports.Source`."""
-        return self._trust.verify_assignment(self._fetcher, signed, device=self._device, now=now)
+        what = "the assignment"
+        payload = self._verifier.payload(
+            self._documents,
+            signed,
+            what=what,
+            context=ASSIGNMENT_CONTEXT,
+            device=self._device,
+            now=now,
+        )
+        return codec.decode(payload, Assignment, what=f"{what}'s payload")
 
     def manifest(self, target: str) -> bytes:
         """See `ports.Source`."""
-        return self._trust.manifest(self._fetcher, target)
+        return self._verifier.target(self._documents, target)
 
-    def pull(self, manifest: Manifest, cache: pull.Cache) -> Transfer:
+    def pull(
+        self,
+        manifest: Manifest,
+        cache: pull.Cache,
+        *,
+        group: str | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Transfer:
         """See `ports.Source`."""
-        chunks = distinct_chunks(manifest.files)
-        return pull.pull(self._link, chunks, cache, timeout_s=self._timeout_s)
+        return pull.pull(self._ways(group), distinct_chunks(manifest.files), cache, stop=stop)
 
 
 class DeviceBench:
@@ -100,6 +126,17 @@ class DeviceBench:
             cache_dir=version.compiled,
         )
 
+    def compare(self, version: Version, running: Version) -> tuple[Measurement, Comparison | None]:
+        """See `ports.Bench`."""
+        from trimtab_agent import bench
+
+        return bench.compare(
+            _subject(version),
+            _subject(running),
+            target=running.manifest.target_name,
+            plan=self._plan,
+        )
+
     def time_operators(self, version: Version) -> tuple[OperatorTime, ...] | None:
         """Times every operator of a version; None where its runtime has no profiler."""
         from trimtab_agent import bench
@@ -116,6 +153,18 @@ class DeviceBench:
     def operator_runs(self) -> int:
         """Inferences that `time_operators` adds up."""
         return self._plan.operator_runs
+
+
+def _subject(version: Version) -> Subject:
+    """Returns what there is to measure of a version."""
+    from trimtab_agent import bench
+
+    return bench.Subject(
+        runtime=version.manifest.runtime,
+        model_path=version.model,
+        golden_path=version.golden,
+        cache_dir=version.compiled,
+    )
 
 
 def plan_of(settings: MeasureConfig) -> Plan:

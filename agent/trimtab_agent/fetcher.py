@@ -12,56 +12,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tuf.api.exceptions import DownloadHTTPError
-from tuf.ngclient.fetcher import FetcherInterface
-
 from trimtab_agent.contract import topics
-from trimtab_agent.errors import FormatError
+from trimtab_agent.errors import DocumentMissingError, FormatError
 from trimtab_agent.window import Message, Subscriber, fetch_retained
 
 MAX_PARTS = 128
-"""Most parts of a document: at 96 KiB a part, 12 MiB. TUF's client bounds the bytes as well."""
+"""Most parts of a document. Its bytes are bounded by `bounded_documents`."""
 
 _ROOT = re.compile(r"(\d{1,9})\.root\.json")
 
 
-def read_document(link: Subscriber, name: str, *, timeout_s: float) -> Iterator[bytes]:
-    """Yields the parts of a document in order.
-
-    Args:
-        link: The connection.
-        name: The document's name, such as `timestamp.json` or a SHA-256.
-        timeout_s: Longest silence.
-
-    Raises:
-        TransferTimeoutError: A part did not come.
-        FormatError: A part does not say how many there are, or says too many.
-    """
-    first = next(fetch_retained(link, [topics.document(name, 0)], timeout_s=timeout_s))
-    yield first.payload
-    parts = _parts(first)
-    early: dict[str, bytes] = {}
-    expected = [topics.document(name, part) for part in range(1, parts)]
-    position = 0
-    for message in fetch_retained(link, expected, timeout_s=timeout_s):
-        early[message.topic] = message.payload
-        while position < len(expected) and expected[position] in early:
-            yield early.pop(expected[position])
-            position += 1
-
-
-def _parts(message: Message) -> int:
-    """Returns how many parts the document has of which `message` is one."""
-    value = message.properties.get("parts", "")
-    if not re.fullmatch(r"\d{1,4}", value) or not 1 <= int(value) <= MAX_PARTS:
-        raise FormatError(
-            f"{message.topic} has the user property parts={value!r}, not 1 to {MAX_PARTS}"
-        )
-    return int(value)
-
-
-class MqttFetcher(FetcherInterface):
-    """TUF's fetcher over a link: the last component of a URL is a document's name.
+class MqttDocuments:
+    """Documents from a broker (`sources.Documents`).
 
     Args:
         link: The connection.
@@ -72,18 +34,48 @@ class MqttFetcher(FetcherInterface):
         self._link = link
         self._timeout_s = timeout_s
 
-    def _fetch(self, url: str) -> Iterator[bytes]:
-        name = url.rpartition("/")[2]
+    def read(self, name: str) -> Iterator[bytes]:
+        """Yields the parts of a document in order.
+
+        Raises:
+            DocumentMissingError: It is a root that is newer than the newest one published.
+            TransferTimeoutError: A part did not come.
+            FormatError: A part does not say how many there are, or says too many.
+        """
         root = _ROOT.fullmatch(name)
         if root and int(root[1]) > self._newest_root():
-            raise DownloadHTTPError(f"{name} is not published yet", 404)
-        return read_document(self._link, name, timeout_s=self._timeout_s)
+            raise DocumentMissingError(f"{name} is not published yet")
+        yield from self._parts(name)
+
+    def _parts(self, name: str) -> Iterator[bytes]:
+        """Yields a document's parts; several are asked for at once and put in order."""
+        first = next(self._fetch([topics.document(name, 0)]))
+        yield first.payload
+        early: dict[str, bytes] = {}
+        expected = [topics.document(name, part) for part in range(1, _count_parts(first))]
+        position = 0
+        for message in self._fetch(expected):
+            early[message.topic] = message.payload
+            while position < len(expected) and expected[position] in early:
+                yield early.pop(expected[position])
+                position += 1
 
     def _newest_root(self) -> int:
         """Returns the hint."""
-        hint = next(
-            fetch_retained(self._link, [topics.ROOT_VERSION], timeout_s=self._timeout_s)
-        ).payload
+        hint = next(self._fetch([topics.ROOT_VERSION])).payload
         if not re.fullmatch(rb"\d{1,9}", hint):
             raise FormatError(f"{topics.ROOT_VERSION} holds {hint[:20]!r}, not a number")
         return int(hint)
+
+    def _fetch(self, names: list[str]) -> Iterator[Message]:
+        return fetch_retained(self._link, names, timeout_s=self._timeout_s)
+
+
+def _count_parts(message: Message) -> int:
+    """Returns how many parts the document has of which `message` is one."""
+    value = message.properties.get("parts", "")
+    if not re.fullmatch(r"\d{1,4}", value) or not 1 <= int(value) <= MAX_PARTS:
+        raise FormatError(
+            f"{message.topic} has the user property parts={value!r}, not 1 to {MAX_PARTS}"
+        )
+    return int(value)

@@ -16,8 +16,8 @@ from trimtab_agent.outbox import Outbox, fit_report
 from trimtab_agent.output import AgentState, BenchResult, Output
 from trimtab_agent.state import Memory
 from trimtab_agent.store import Store, read_version
-from trimtab_agent.trust import TrustStore
 from trimtab_agent.updater import Updater
+from trimtab_agent.verifier import Verifier
 
 
 def run_agent(config: Config, output: Output, *, once: bool) -> Report | None:
@@ -53,12 +53,12 @@ def run_agent(config: Config, output: Output, *, once: bool) -> Report | None:
 def _assemble(config: Config, output: Output, link: Link, memory: Memory, root: bytes) -> Agent:
     """Connects the parts with each other."""
     store = Store(_packages(config))
-    trust = TrustStore(config.state_path / "trust", root)
+    verifier = Verifier(config.state_path / "trust", root)
     bench = DeviceBench(config.profile, config.measure)
     updater = Updater(
         memory=memory,
         store=store,
-        source=BrokerSource(link, trust, device=config.device, timeout_s=config.timeout_s),
+        source=BrokerSource(link, verifier, device=config.device, timeout_s=config.timeout_s),
         bench=bench,
         clock=SystemClock(),
         notify=progress_publisher(link, config.device, output.progress),

@@ -10,10 +10,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import CryptoSigner
 
-from support.tuf_simulator import TufSimulator
+from support.tuf_simulator import TufSimulator, believe
 from trimtab_agent.contract import codec, topics
-from trimtab_agent.contract.messages import Assignment, AssignmentKeys, Signed
+from trimtab_agent.contract.messages import ASSIGNMENT_CONTEXT, Assignment, AssignmentKeys, Signed
 from trimtab_agent.errors import (
+    ExpiredError,
     FormatError,
     IntegrityError,
     NetworkError,
@@ -21,8 +22,9 @@ from trimtab_agent.errors import (
     TransferTimeoutError,
     TrustError,
 )
-from trimtab_agent.fetcher import MAX_PARTS, MqttFetcher, read_document
-from trimtab_agent.trust import TrustStore, check_assignment
+from trimtab_agent.fetcher import MAX_PARTS, MqttDocuments
+from trimtab_agent.signed import verify_signed
+from trimtab_agent.trust import DocumentFetcher, TrustStore
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=timezone.utc)
 ASSIGNMENT = Assignment(
@@ -40,8 +42,8 @@ def simulator():
 
 
 @pytest.fixture
-def fetcher(simulator):
-    return MqttFetcher(simulator.broker, timeout_s=0.05)
+def documents(simulator):
+    return MqttDocuments(simulator.broker, timeout_s=0.05)
 
 
 @pytest.fixture
@@ -49,28 +51,28 @@ def trust(simulator, tmp_path):
     return TrustStore(tmp_path / "trust", simulator.roots[0])
 
 
-def test_a_released_target_is_fetched_and_verified(simulator, fetcher, trust):
+def test_a_released_target_is_fetched_and_verified(simulator, documents, trust):
     content = bytes(range(256)) * 20  # six parts
     simulator.release("model-1.json", content)
-    assert trust.manifest(fetcher, "model-1.json") == content
+    assert trust.target(documents, "model-1.json") == content
     assert simulator.broker.open == set()
 
 
-def test_nothing_above_the_hinted_root_is_asked_for(simulator, fetcher, trust):
-    trust.refresh(fetcher)
+def test_nothing_above_the_hinted_root_is_asked_for(simulator, documents, trust):
+    trust.refresh(documents)
     assert topics.document("2.root.json", 0) not in simulator.broker.asked
 
 
-def test_rotated_roots_are_followed_and_kept(simulator, fetcher, trust, tmp_path):
+def test_rotated_roots_are_followed_and_kept(simulator, documents, trust, tmp_path):
     for _ in range(3):
         simulator.root.version += 1
         simulator.publish_root()
-    trust.refresh(fetcher)
+    trust.refresh(documents)
     kept = {path.name for path in (tmp_path / "trust" / "root_history").iterdir()}
     assert kept == {f"{version}.root.json" for version in range(1, 5)}
 
 
-def test_a_key_that_was_rotated_out_is_refused(simulator, fetcher, trust):
+def test_a_key_that_was_rotated_out_is_refused(simulator, documents, trust):
     old = simulator.signers["timestamp"]
     simulator.root.revoke_key(old[0].public_key.keyid, "timestamp")
     simulator.signers["timestamp"] = [CryptoSigner.generate_ed25519()]
@@ -78,12 +80,12 @@ def test_a_key_that_was_rotated_out_is_refused(simulator, fetcher, trust):
     simulator.root.version += 1
     simulator.publish_root()
     simulator.publish()
-    trust.refresh(fetcher)
+    trust.refresh(documents)
     simulator.signers["timestamp"] = old
     simulator.timestamp.version += 1
     simulator.publish()
     with pytest.raises(TrustError, match="timestamp was signed by 0/1 keys"):
-        trust.refresh(fetcher)
+        trust.refresh(documents)
 
 
 def wrong_key(simulator):
@@ -145,7 +147,7 @@ def too_many_parts(simulator):
     ("damage", "kind", "message"),
     [
         (wrong_key, TrustError, "targets was signed by 0/1 keys"),
-        (expired, TrustError, "timestamp.json is expired"),
+        (expired, ExpiredError, "timestamp.json is expired"),
         (tampered_snapshot, IntegrityError, "(?i)hash"),
         (endless_timestamp, IntegrityError, "exceeding the maximum allowed length"),
         (no_json, TrustError, "deserialize"),
@@ -158,32 +160,32 @@ def too_many_parts(simulator):
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_bad_metadata_is_refused(simulator, fetcher, trust, damage, kind, message):
+def test_bad_metadata_is_refused(simulator, documents, trust, damage, kind, message):
     damage(simulator)
     with pytest.raises(kind, match=message):
-        trust.refresh(fetcher)
+        trust.refresh(documents)
     assert simulator.broker.open == set()
 
 
 def test_a_rollback_to_older_metadata_is_refused_also_after_a_restart(
-    simulator, fetcher, trust, tmp_path
+    simulator, documents, trust, tmp_path
 ):
     old = copy.deepcopy(simulator.broker.retained)
     simulator.release("model-2.json", b"new")
-    trust.refresh(fetcher)
+    trust.refresh(documents)
     simulator.broker.retained = old
     again = TrustStore(tmp_path / "trust", simulator.roots[0])
     with pytest.raises(TrustError, match="must be >= 2"):
-        again.refresh(fetcher)
+        again.refresh(documents)
 
 
-def test_metadata_torn_by_a_power_cut_is_fetched_again(simulator, fetcher, trust, tmp_path):
-    trust.refresh(fetcher)
+def test_metadata_torn_by_a_power_cut_is_fetched_again(simulator, documents, trust, tmp_path):
+    trust.refresh(documents)
     for path in (tmp_path / "trust").glob("*.json"):
         if not path.is_symlink():
             path.write_bytes(b"")
     again = TrustStore(tmp_path / "trust", simulator.roots[0])
-    again.refresh(fetcher)
+    again.refresh(documents)
 
 
 def test_what_a_killed_run_left_is_removed(simulator, tmp_path):
@@ -194,44 +196,44 @@ def test_what_a_killed_run_left_is_removed(simulator, tmp_path):
     assert list(directory.iterdir()) == []
 
 
-def test_a_tampered_target_is_refused(simulator, fetcher, trust):
+def test_a_tampered_target_is_refused(simulator, documents, trust):
     simulator.release("model-1.json", b"good")
     digest = hashlib.sha256(b"good").hexdigest()
     simulator.broker.publish_document(digest, b"evil")
     with pytest.raises(IntegrityError, match=r"TUF target 'model-1\.json'"):
-        trust.manifest(fetcher, "model-1.json")
+        trust.target(documents, "model-1.json")
 
 
-def test_a_target_that_was_never_released_is_refused(simulator, fetcher, trust):
+def test_a_target_that_was_never_released_is_refused(simulator, documents, trust):
     with pytest.raises(TrustError, match=r"'ghost\.json' is not among the repository's signed"):
-        trust.manifest(fetcher, "ghost.json")
+        trust.target(documents, "ghost.json")
 
 
-def test_another_repositorys_root_is_refused(fetcher, tmp_path):
+def test_another_repositorys_root_is_refused(documents, tmp_path):
     stranger = TrustStore(tmp_path / "trust", TufSimulator().roots[0])
     with pytest.raises(TrustError, match="signed by 0/1 keys"):
-        stranger.refresh(fetcher)
+        stranger.refresh(documents)
 
 
-def test_an_initial_root_that_is_none_is_refused(fetcher, tmp_path):
+def test_an_initial_root_that_is_none_is_refused(documents, tmp_path):
     with pytest.raises(TrustError):
-        TrustStore(tmp_path / "trust", b"junk").refresh(fetcher)
+        TrustStore(tmp_path / "trust", b"junk").refresh(documents)
 
 
-def test_a_disk_that_refuses_is_a_storage_error(fetcher, trust, tmp_path):
+def test_a_disk_that_refuses_is_a_storage_error(documents, trust, tmp_path):
     (tmp_path / "trust").rmdir()
     (tmp_path / "trust").write_bytes(b"a file in the way")
     with pytest.raises(StorageError, match="keeping the repository's metadata failed"):
-        trust.refresh(fetcher)
+        trust.refresh(documents)
 
 
-def test_an_unknown_failure_of_the_fetcher_is_a_network_error(simulator, trust):
-    class Broken(MqttFetcher):
+def test_an_unknown_failure_of_a_fetcher_is_a_network_error(documents, trust):
+    class Broken(DocumentFetcher):
         def _fetch(self, url):
             raise RuntimeError("cable cut")
 
     with pytest.raises(NetworkError, match="cannot be fetched"):
-        trust.refresh(Broken(simulator.broker, timeout_s=0.05))
+        trust.open(Broken(documents), "https://example.org")
 
 
 def test_parts_that_come_out_of_order_are_put_in_order(simulator):
@@ -245,14 +247,20 @@ def test_parts_that_come_out_of_order_are_put_in_order(simulator):
         def unsubscribe(self, *names):
             simulator.broker.unsubscribe(*names)
 
-    assert b"".join(read_document(Backwards(), "doc", timeout_s=0.05)) == content
+    assert b"".join(MqttDocuments(Backwards(), timeout_s=0.05).read("doc")) == content
     assert simulator.broker.most_open <= 8
 
 
-def test_an_assignment_is_verified_with_the_keys_the_repository_lists(simulator, fetcher, trust):
+def test_an_assignment_is_verified_with_the_keys_the_repository_lists(simulator, documents, trust):
     signed = simulator.assign(ASSIGNMENT)
-    got = trust.verify_assignment(fetcher, signed, device="dev-1", now=NOW)
+    got = believe(trust, documents, signed, device="dev-1", now=NOW)
     assert got == ASSIGNMENT
+
+
+def check(message, keys, *, device, now):
+    return verify_signed(
+        message, keys, what="the assignment", context=ASSIGNMENT_CONTEXT, device=device, now=now
+    )
 
 
 def keys_of(simulator):
@@ -275,13 +283,13 @@ def test_assignments_that_are_not_for_here_and_now(simulator, change, message):
         what="a",
     )
     with pytest.raises(TrustError, match=message):
-        check_assignment(simulator.assign(changed), keys_of(simulator), device="dev-1", now=NOW)
+        check(simulator.assign(changed), keys_of(simulator), device="dev-1", now=NOW)
 
 
 def test_an_assignment_by_another_key_is_refused(simulator):
     signed = simulator.assign(ASSIGNMENT, key=Ed25519PrivateKey.generate())
     with pytest.raises(TrustError, match="no good signature"):
-        check_assignment(signed, keys_of(simulator), device="dev-1", now=NOW)
+        check(signed, keys_of(simulator), device="dev-1", now=NOW)
 
 
 def test_a_signature_without_the_context_is_refused(simulator):
@@ -290,15 +298,15 @@ def test_a_signature_without_the_context_is_refused(simulator):
     entry = type(good.signatures[0])(keyid=simulator.assignment_keyid, signature=bare)
     forged = codec.encode(Signed(payload=good.payload, signatures=(entry,)))
     with pytest.raises(TrustError, match="no good signature"):
-        check_assignment(forged, keys_of(simulator), device="dev-1", now=NOW)
+        check(forged, keys_of(simulator), device="dev-1", now=NOW)
 
 
 def test_a_listed_key_of_the_wrong_length_is_passed_over(simulator):
     keys = AssignmentKeys(keys={simulator.assignment_keyid: b"short"})
     with pytest.raises(TrustError, match="no good signature"):
-        check_assignment(simulator.assign(ASSIGNMENT), keys, device="dev-1", now=NOW)
+        check(simulator.assign(ASSIGNMENT), keys, device="dev-1", now=NOW)
 
 
 def test_an_assignment_that_is_no_json(simulator):
     with pytest.raises(FormatError, match="the assignment cannot be read as Signed"):
-        check_assignment(b"{", keys_of(simulator), device="dev-1", now=NOW)
+        check(b"{", keys_of(simulator), device="dev-1", now=NOW)

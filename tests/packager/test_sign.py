@@ -19,6 +19,7 @@ from tuf.api.exceptions import (
 )
 from tuf.ngclient import FetcherInterface, Updater
 
+from support.tuf_simulator import believe
 from trimtab.errors import RepositoryError
 from trimtab.package import sign
 from trimtab.package.metadata import EXPIRY_DAYS
@@ -31,7 +32,7 @@ from trimtab_agent.contract.messages import (
     AssignmentKeys,
     Signed,
 )
-from trimtab_agent.errors import CallerError
+from trimtab_agent.errors import CallerError, DocumentMissingError
 from trimtab_agent.trust import TrustStore
 
 
@@ -256,21 +257,22 @@ def test_an_assignment_is_signed_by_a_listed_key(repository):
 
 
 def test_the_agent_believes_assignment_and_manifest(repository, clock, tmp_path):
-    class BySha256(DirectoryFetcher):
+    class BySha256:
         """Documents are named as on the broker: TUF targets by their bare SHA-256."""
 
-        def _fetch(self, url):
-            name = url.rpartition("/")[2]
-            for path in (self.directory / "targets").glob(f"{name}.*"):
+        def read(self, name):
+            for path in (tmp_path / "repo" / "targets").glob(f"{name}.*"):
                 return iter([path.read_bytes()])
-            return super()._fetch(url)
+            try:
+                return iter([(tmp_path / "repo" / "metadata" / name).read_bytes()])
+            except FileNotFoundError as error:
+                raise DocumentMissingError(name) from error
 
     repository.add_target("demo-1.json", b"one")
     message = repository.sign_assignment(repository.new_assignment("dev-1", "demo-1.json"))
     trust = TrustStore(tmp_path / "device", repository.root)
-    fetcher = BySha256(tmp_path / "repo")
-    assert trust.manifest(fetcher, "demo-1.json") == b"one"
-    assignment = trust.verify_assignment(fetcher, message, device="dev-1", now=clock.now)
+    assert trust.target(BySha256(), "demo-1.json") == b"one"
+    assignment = believe(trust, BySha256(), message, device="dev-1", now=clock.now)
     assert (assignment.counter, assignment.target) == (1, "demo-1.json")
 
 

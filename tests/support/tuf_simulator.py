@@ -34,6 +34,20 @@ from trimtab_agent.contract.messages import (
     Signature,
     Signed,
 )
+from trimtab_agent.trust import TrustStore
+
+
+def believe(trust: TrustStore, documents, signed: bytes, *, device: str, now) -> Assignment:
+    """Returns the assignment in a signed message, as `adapters.PackageSource` does."""
+    payload = trust.payload(
+        documents,
+        signed,
+        what="the assignment",
+        context=ASSIGNMENT_CONTEXT,
+        device=device,
+        now=now,
+    )
+    return codec.decode(payload, Assignment, what="the assignment's payload")
 
 
 class RetainedBroker:
