@@ -6,7 +6,7 @@ needs these two methods and no thought about security.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from trimtab_agent.contract.manifest import Chunk
@@ -29,12 +29,13 @@ class Chunks(Protocol):
     """Chunks by their hash."""
 
     def fetch(
-        self, chunks: Sequence[Chunk], *, stop: Callable[[], bool]
+        self, chunks: Iterable[Chunk], *, stop: Callable[[], bool]
     ) -> Iterator[tuple[Chunk, bytes]]:
         """Yields the chunks in the order in which they come, each with bytes nobody has checked.
 
         Args:
-            chunks: Distinct ones.
+            chunks: Distinct ones. To be taken one by one, as they are asked for: a bandwidth cap
+                holds the iterator back.
             stop: Asked at least once a second; once it says True the iterator ends early.
 
         Raises:

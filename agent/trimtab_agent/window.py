@@ -10,16 +10,21 @@ from __future__ import annotations
 import contextlib
 import itertools
 import queue
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from trimtab_agent.errors import TransferTimeoutError
 
 Handler = Callable[[str, bytes, dict[str, str]], None]
-"""Called with topic, payload and MQTT 5 user properties."""
+"""Called with topic, payload and MQTT 5 properties (see `Link.subscribe_many`)."""
 
 WINDOW = 8
 """Topics asked for at once: 8 filters are the most that AWS IoT takes in one SUBSCRIBE."""
+
+OVERTAKEN = 2 * WINDOW
+"""A topic that was passed over by so many that were asked for after it will not come. Brokers
+answer in the order of the subscriptions, those of several machines roughly so."""
 
 
 class Subscriber(Protocol):
@@ -33,11 +38,105 @@ class Subscriber(Protocol):
 
 
 class Message(NamedTuple):
-    """A message as it came; `properties` are its MQTT 5 user properties."""
+    """A message as it came; `properties` are those of MQTT 5."""
 
     topic: str
     payload: bytes
     properties: dict[str, str]
+
+
+class Inbox:
+    """Takes messages in on a link's thread and hands them out on the caller's.
+
+    Args:
+        length: Messages that may wait. What is beyond is dropped: by the window nobody asked for
+            more, so somebody floods the topic.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._messages: queue.Queue[Message] = queue.Queue(length)
+        self.waited_s = 0.0
+        """How long the last `take` waited."""
+
+    def put(self, topic: str, payload: bytes, properties: dict[str, str]) -> None:
+        """Takes a message in: a `Handler`."""
+        with contextlib.suppress(queue.Full):
+            self._messages.put_nowait(Message(topic, payload, properties))
+
+    def take(self, timeout_s: float) -> Message | None:
+        """Returns the next message, or None if none comes in time."""
+        start = time.monotonic()
+        try:
+            return self._messages.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        finally:
+            self.waited_s = time.monotonic() - start
+
+
+class Window:
+    """The topics that are open at a time. Use it as a context manager: it closes what is open.
+
+    Args:
+        link: The connection.
+        topics: Distinct topics without wildcards; the next are taken when there is room.
+        size: Topics to have open at once.
+    """
+
+    def __init__(self, link: Subscriber, topics: Iterable[str], *, size: int = WINDOW) -> None:
+        self._link = link
+        self._waiting = iter(topics)
+        self._size = size
+        self._open: dict[str, int] = {}
+        """In the order of their requests; each with how many later ones came before it."""
+        # Room for what a reconnection may bring twice.
+        self._inbox = Inbox(4 * size)
+
+    def __enter__(self) -> Window:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close(list(self._open))
+
+    @property
+    def open(self) -> list[str]:
+        """The topics that were asked for and did not come yet, first asked first."""
+        return list(self._open)
+
+    @property
+    def waited_s(self) -> float:
+        """How long the last `take` waited."""
+        return self._inbox.waited_s
+
+    def refill(self) -> bool:
+        """Asks for more, as far as there is room; says whether anything is open then."""
+        wanted = list(itertools.islice(self._waiting, self._size - len(self._open)))
+        self._open.update(dict.fromkeys(wanted, 0))
+        if wanted:
+            self._link.subscribe_many(wanted, self._inbox.put)
+        return bool(self._open)
+
+    def take(self, timeout_s: float) -> Message | None:
+        """Returns the next message of an open topic and closes that; None: none came."""
+        message = self._inbox.take(timeout_s)
+        if message is None or message.topic not in self._open:
+            return None
+        for topic in itertools.takewhile(lambda topic: topic != message.topic, self._open):
+            self._open[topic] += 1
+        self._close([message.topic])
+        return message
+
+    def drop_overtaken(self) -> list[str]:
+        """Closes the topics that will not come, because many later ones have; returns them."""
+        late = [topic for topic, overtakers in self._open.items() if overtakers >= OVERTAKEN]
+        self._close(late)
+        return late
+
+    def _close(self, topics: Sequence[str]) -> None:
+        for topic in topics:
+            del self._open[topic]
+        if topics:
+            self._link.unsubscribe(*topics)
 
 
 def fetch_retained(
@@ -56,43 +155,22 @@ def fetch_retained(
     Raises:
         TransferTimeoutError: Nothing came for `timeout_s`; names the first topic still open.
     """
-    waiting = iter(topics)
-    open_topics: dict[str, None] = {}
-    # Room for what a reconnection may bring twice. When it is full something is flooding the
-    # topic: what is dropped here is what nobody asked for.
-    inbox: queue.Queue[Message] = queue.Queue(4 * window)
-
-    def receive(topic: str, payload: bytes, properties: dict[str, str]) -> None:
-        with contextlib.suppress(queue.Full):
-            inbox.put_nowait(Message(topic, payload, properties))
-
-    def refill() -> None:
-        wanted = list(itertools.islice(waiting, window - len(open_topics)))
-        open_topics.update(dict.fromkeys(wanted))
-        if wanted:
-            link.subscribe_many(wanted, receive)
-
-    try:
-        refill()
-        while open_topics:
-            message = _next(inbox, open_topics, timeout_s)
-            if message.topic in open_topics:
-                del open_topics[message.topic]
-                link.unsubscribe(message.topic)
+    silent_s = 0.0
+    with Window(link, topics, size=window) as asked:
+        while asked.refill():
+            message = asked.take(timeout_s - silent_s)
+            if message:
+                silent_s = 0.0
                 yield message
-                refill()
-    finally:
-        if open_topics:
-            link.unsubscribe(*open_topics)
+            else:
+                silent_s += asked.waited_s
+            if silent_s >= timeout_s:
+                raise TransferTimeoutError(
+                    f"nothing came at {_name(asked.open)} within {timeout_s:g} s: is it published?"
+                )
 
 
-def _next(inbox: queue.Queue[Message], open_topics: dict[str, None], timeout_s: float) -> Message:
-    """Waits for one message."""
-    try:
-        return inbox.get(timeout=timeout_s)
-    except queue.Empty as error:
-        first = next(iter(open_topics))
-        others = f" and {len(open_topics) - 1} others" if len(open_topics) > 1 else ""
-        raise TransferTimeoutError(
-            f"nothing came at {first}{others} within {timeout_s:g} s: is it published?"
-        ) from error
+def _name(topics: Sequence[str]) -> str:
+    """Returns the first topic and the number of the others."""
+    others = f" and {len(topics) - 1} others" if len(topics) > 1 else ""
+    return f"{topics[0]}{others}"

@@ -1,19 +1,19 @@
-"""Transfer of chunks over a real broker and over one in memory."""
+"""Chunks by several ways in turn: what gets into the cache, and how it ends."""
 
 from __future__ import annotations
 
 import os
-import socket
 
 import pytest
 
-from support import agent_brokers as brokers
 from support.manifests import small_package
-from support.tuf_simulator import RetainedBroker
-from trimtab_agent.contract import topics
 from trimtab_agent.contract.chunks import distinct_chunks
-from trimtab_agent.errors import IntegrityError, StorageError, TransferTimeoutError
-from trimtab_agent.link import Link
+from trimtab_agent.errors import (
+    IntegrityError,
+    InterruptedUpdateError,
+    StorageError,
+    TransferTimeoutError,
+)
 from trimtab_agent.pull import pull
 from trimtab_agent.store import Store
 
@@ -23,112 +23,131 @@ def cache(tmp_path):
     return Store(tmp_path / "packages").chunks
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def package():
-    return small_package(model=os.urandom(200_000))  # 49 chunks
+    return small_package(model=os.urandom(80_000))  # 21 chunks with the golden samples
 
 
-@pytest.fixture(params=brokers.KINDS, scope="module")
-def link(request, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("broker")
-    with brokers.broker(request.param, directory) as address, Link(address, "puller") as link:
-        link.connect(5)
-        yield link
-
-
-def publish(link, package):
-    for sha256, wire in package.wire.items():
-        link.publish(topics.blob(sha256), wire, retain=True, wait_s=5)
-
-
-def chunks_of(package):
+@pytest.fixture
+def chunks(package):
     return distinct_chunks(package.manifest.files)
 
 
-def test_everything_is_fetched_once(link, cache, package):
-    publish(link, package)
-    chunks = chunks_of(package)
-    first = pull(link, chunks, cache, timeout_s=5)
+def never():
+    return False
+
+
+class Shelf:
+    """A source with some of the chunks, which may lie."""
+
+    def __init__(self, wire):
+        self.wire = dict(wire)
+        self.asked = []
+
+    def fetch(self, chunks, *, stop):
+        missing = []
+        for chunk in chunks:
+            if stop():
+                return
+            self.asked.append(chunk.sha256)
+            if chunk.sha256 in self.wire:
+                yield chunk, self.wire[chunk.sha256]
+            else:
+                missing.append(chunk.sha256)
+        if missing:
+            raise TransferTimeoutError(f"no {missing[0]}")
+
+
+def test_everything_is_fetched_once(cache, package, chunks):
+    source = Shelf(package.wire)
+    first = pull({"folder": source}, chunks + chunks[:3], cache, stop=never)
     assert (first.chunks, first.chunks_reused) == (len(chunks), 0)
     assert first.wire_bytes == sum(map(len, package.wire.values()))
+    assert (first.by_way, first.rejected) == ({"folder": len(chunks)}, 0)
     assert {chunk.sha256: cache.read(chunk) for chunk in chunks} == package.wire
-    again = pull(link, chunks, cache, timeout_s=5)
-    assert (again.chunks_reused, again.wire_bytes) == (len(chunks), 0)
+    again = pull({"folder": source}, chunks, cache, stop=never)
+    assert (again.chunks_reused, again.wire_bytes, again.by_way) == (len(chunks), 0, {})
+    assert len(source.asked) == len(chunks)
 
 
-def test_a_missing_chunk_times_out_after_all_others_came(link, cache, package):
-    chunks = chunks_of(package)
-    missing = chunks[3]
-    publish(link, package)
-    link.publish(topics.blob(missing.sha256), b"", retain=True, wait_s=5)
-    with pytest.raises(TransferTimeoutError, match=f"nothing came at .*/{missing.sha256} within"):
-        pull(link, chunks, cache, timeout_s=1)
-    assert [chunk for chunk in chunks if not cache.has(chunk)] == [missing]
+def test_what_one_way_lacks_or_has_wrong_comes_by_the_next(cache, package, chunks):
+    names = [chunk.sha256 for chunk in chunks]
+    stick = Shelf({name: package.wire[name] for name in names[:10]})
+    stick.wire[names[4]] = bytes(chunks[4].wire_bytes)  # as long as it should be
+    stick.wire[names[5]] = package.wire[names[5]] + b"!"
+    broker = Shelf(package.wire)
+    transfer = pull({"folder": stick, "retained": broker}, chunks, cache, stop=never)
+    assert broker.asked == [*names[4:6], *names[10:]]
+    assert transfer.by_way == {"folder": 8, "retained": len(chunks) - 8}
+    assert transfer.rejected == 2
+    assert {chunk.sha256: cache.read(chunk) for chunk in chunks} == package.wire
 
 
-def test_wrong_bytes_are_named_and_not_kept(link, cache, package):
-    chunks = chunks_of(package)
+def test_what_comes_by_no_way_is_the_last_ways_error(cache, package, chunks):
+    name = chunks[3].sha256
+    wire = {key: value for key, value in package.wire.items() if key != name}
+    with pytest.raises(TransferTimeoutError, match=f"no {name}"):
+        pull({"a": Shelf({}), "b": Shelf(wire)}, chunks, cache, stop=never)
+    assert [chunk for chunk in chunks if not cache.has(chunk)] == [chunks[3]]
+
+
+def test_wrong_bytes_by_every_way_are_named_and_not_kept(cache, package, chunks):
     wrong = chunks[5]
-    publish(link, package)
-    evil = bytes(wrong.wire_bytes)
-    link.publish(topics.blob(wrong.sha256), evil, retain=True, wait_s=5)
+    source = Shelf({**package.wire, wrong.sha256: bytes(wrong.wire_bytes)})
     with pytest.raises(IntegrityError, match=f"chunk {wrong.sha256[:12]} has the SHA-256"):
-        pull(link, chunks, cache, timeout_s=5)
-    assert not cache.has(wrong)
+        pull({"a": source, "b": source}, chunks, cache, stop=never)
+    assert [chunk for chunk in chunks if not cache.has(chunk)] == [wrong]
 
 
-class Broker(RetainedBroker):
-    def __init__(self, package):
-        super().__init__()
-        for sha256, wire in package.wire.items():
-            self.retained[topics.blob(sha256)] = wire, {}
+def test_a_source_that_ends_early_or_brings_strange_things_is_no_success(cache, package, chunks):
+    other = small_package(model=b"another")
+    stranger = distinct_chunks(other.manifest.files)[0]
+
+    class Odd:
+        def fetch(self, chunks, *, stop):
+            yield stranger, other.wire[stranger.sha256]
+
+    with pytest.raises(IntegrityError, match="was not brought"):
+        pull({"odd": Odd()}, chunks, cache, stop=never)
+    assert not cache.has(stranger)
 
 
-def test_the_window_is_kept(cache, package):
-    broker = Broker(package)
-    pull(broker, chunks_of(package), cache, window=3, timeout_s=1)
-    assert broker.most_open == 3
-    assert broker.open == set()
+def test_stop_ends_it_and_keeps_what_came(cache, package, chunks):
+    def stop():
+        return len(source.asked) >= 7
+
+    source = Shelf(package.wire)
+    with pytest.raises(InterruptedUpdateError, match="14 chunks"):
+        pull({"a": source, "b": source}, chunks, cache, stop=stop)
+    assert [cache.has(chunk) for chunk in chunks] == [True] * 7 + [False] * 14
+    again = pull({"a": Shelf(package.wire)}, chunks, cache, stop=never)
+    assert (again.chunks_reused, again.by_way) == (7, {"a": 14})
 
 
-def test_only_what_is_lacking_is_asked_for(cache, package):
-    broker = Broker(package)
-    chunks = chunks_of(package)
-    pull(broker, chunks[:10], cache, timeout_s=1)
-    broker.asked.clear()
-    pull(broker, chunks, cache, timeout_s=1)
-    assert broker.asked == [topics.blob(chunk.sha256) for chunk in chunks[10:]]
+def test_a_disk_that_fills_in_the_middle_ends_it_and_loses_nothing(cache, package, chunks):
+    ended = []
 
+    class Ends(Shelf):
+        def fetch(self, chunks, *, stop):
+            try:
+                yield from super().fetch(chunks, stop=stop)
+            finally:
+                ended.append(True)
 
-def test_a_full_disk_ends_the_transfer_and_its_subscriptions(package):
-    class FullCache:
-        def has(self, chunk):
-            return False
+    class SmallDisk:
+        room = 5
 
-        def put(self, chunk, wire):
-            raise StorageError("no room")
-
-    broker = Broker(package)
-    with pytest.raises(StorageError):
-        pull(broker, chunks_of(package), FullCache(), timeout_s=1)
-    assert broker.open == set()
-
-
-def test_a_connection_cut_in_the_middle_costs_one_window_at_most(link, cache, package):
-    publish(link, package)
-    chunks = chunks_of(package)
-    kept = []
-
-    class Cutting:
         def has(self, chunk):
             return cache.has(chunk)
 
         def put(self, chunk, wire):
+            if not self.room:
+                raise StorageError("no room")
+            self.room -= 1
             cache.put(chunk, wire)
-            kept.append(chunk.sha256)
-            if len(kept) == 20:
-                link._client._sock.shutdown(socket.SHUT_RDWR)
 
-    transfer = pull(link, chunks, Cutting(), timeout_s=10)
-    assert transfer.chunks_reused == 0
-    assert len(kept) == len(set(kept)) == len(chunks)
+    with pytest.raises(StorageError, match="no room"):
+        pull({"a": Ends(package.wire), "b": Shelf(package.wire)}, chunks, SmallDisk(), stop=never)
+    assert ended == [True]
+    assert sum(cache.has(chunk) for chunk in chunks) == 5
+    assert pull({"a": Shelf(package.wire)}, chunks, cache, stop=never).chunks_reused == 5
