@@ -24,6 +24,7 @@
     │   │   └── TooLittleMemoryError less main memory than it needs
     │   ├── RuntimeUnavailableError  no runtime here can load the model
     │   ├── MeasurementError         the child process that ran the model failed
+    │   ├── HelperProcessError       another child process of the agent failed
     │   ├── HookError      a command of this device's configuration failed
     │   └── AttemptsError  the device went down again and again in the same step
     ├── NetworkError       the connection or the broker

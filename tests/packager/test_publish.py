@@ -11,6 +11,7 @@ from support.packages import make_package, model_bytes
 from support.tuf_simulator import believe
 from trimtab.fleet.documents import cut, publish_document
 from trimtab.fleet.publish import PublishResult, assign, publish_metadata, publish_package
+from trimtab.fleet.shelf import Shelf
 from trimtab.package.metadata import utc_now
 from trimtab.package.read import open_package
 from trimtab.package.sign import Repository
@@ -47,6 +48,13 @@ def repository(tmp_path):
 
 
 @pytest.fixture
+def shelf():
+    shelf = Shelf("sqlite://")
+    yield shelf
+    shelf.close()
+
+
+@pytest.fixture
 def package(tmp_path):
     return open_package(make_package(tmp_path))
 
@@ -63,9 +71,11 @@ class Recorder:
         self.topics.append(topic)
 
 
-def test_a_device_gets_the_package_from_the_root_alone(host, device, repository, package, tmp_path):
-    publish_package(host, repository, package)
-    assignment = assign(host, repository, "dev-1", "demo-1.json", trial="t1")
+def test_a_device_gets_the_package_from_the_root_alone(
+    host, device, repository, package, tmp_path, shelf
+):
+    publish_package(host, repository, package, shelf=shelf)
+    assignment = assign(host, repository, "dev-1", "demo-1.json", trial="t1", shelf=shelf)
     trust = TrustStore(tmp_path / "device", repository.root)
     fetcher = MqttDocuments(device, timeout_s=5)
 
@@ -82,35 +92,35 @@ def test_a_device_gets_the_package_from_the_root_alone(host, device, repository,
     assert b"".join(data) == model_bytes()
 
 
-def test_the_next_release_and_a_new_timestamp_are_seen(host, device, repository, tmp_path):
+def test_the_next_release_and_a_new_timestamp_are_seen(host, device, repository, tmp_path, shelf):
     trust = TrustStore(tmp_path / "device", repository.root)
     for version in ("1", "2", "3"):
         package = open_package(make_package(tmp_path, version=version))
-        publish_package(host, repository, package)
+        publish_package(host, repository, package, shelf=shelf)
         fetcher = MqttDocuments(device, timeout_s=5)
         assert trust.target(fetcher, f"demo-{version}.json") == package.manifest_bytes
         repository.refresh_timestamp()
-        publish_metadata(host, repository)
+        publish_metadata(host, repository, shelf=shelf)
 
 
-def test_a_large_document_travels_in_parts(host, device):
+def test_a_large_document_travels_in_parts(host, device, shelf):
     data = model_bytes(400_000)
-    publish_document(host, "big", data)
+    publish_document(host, "big", data, shelf=shelf)
     assert b"".join(MqttDocuments(device, timeout_s=5).read("big")) == data
     with pytest.raises(TransferTimeoutError):
         list(fetch_retained(device, [topics.document("big", 5)], timeout_s=0.3))
 
 
-def test_publishing_without_a_connection_says_so(broker, repository, package):
+def test_publishing_without_a_connection_says_so(broker, repository, package, shelf):
     with connected(broker, "host") as link:
         pass
     with pytest.raises(BrokerError, match="not sent, there is no connection"):
-        publish_package(link, repository, package)
+        publish_package(link, repository, package, shelf=shelf)
 
 
-def test_chunks_come_first_and_the_timestamp_after_all_it_leads_to(repository, package):
+def test_chunks_come_first_and_the_timestamp_after_all_it_leads_to(repository, package, shelf):
     link = Recorder()
-    publish_package(link, repository, package)
+    publish_package(link, repository, package, shelf=shelf)
     kinds = [topic.split("/")[2] for topic in link.topics]
     chunks = len(distinct_chunks(package.manifest.files))
     assert kinds == ["blob"] * chunks + ["doc"] * (len(kinds) - chunks - 1) + ["root-version"]
@@ -122,9 +132,8 @@ def test_chunks_come_first_and_the_timestamp_after_all_it_leads_to(repository, p
     ]
 
 
-def test_what_the_broker_holds_is_not_sent_again(repository, package, tmp_path):
-    retained = set()
-    first = publish_package(Recorder(), repository, package, retained=retained)
+def test_what_the_broker_holds_is_not_sent_again(repository, package, tmp_path, shelf):
+    first = publish_package(Recorder(), repository, package, shelf=shelf)
     assert first == PublishResult(
         target="demo-1.json",
         chunks=first.chunks,
@@ -133,20 +142,20 @@ def test_what_the_broker_holds_is_not_sent_again(repository, package, tmp_path):
     )
     link = Recorder()
     second = open_package(make_package(tmp_path, version="2"))
-    result = publish_package(link, repository, second, retained=retained)
+    result = publish_package(link, repository, second, shelf=shelf)
     assert (result.chunks_sent, result.sent_bytes) == (0, 0)
     assert not [topic for topic in link.topics if "/blob/" in topic or "root.json" in topic]
     assert topics.document("timestamp.json", 0) in link.topics
 
 
-def test_publishing_and_assigning_keep_the_metadata_fresh(tmp_path, package):
+def test_publishing_and_assigning_keep_the_metadata_fresh(tmp_path, package, shelf):
     now = [utc_now()]
     repository = Repository.init(tmp_path / "repo", clock=lambda: now[0])
     timestamp = topics.document("timestamp.json", 0)
-    publish_package(Recorder(), repository, package)
+    publish_package(Recorder(), repository, package, shelf=shelf)
     for publish in (
-        lambda link: publish_package(link, repository, package),
-        lambda link: assign(link, repository, "dev-1", "demo-1.json"),
+        lambda link: publish_package(link, repository, package, shelf=shelf),
+        lambda link: assign(link, repository, "dev-1", "demo-1.json", shelf=shelf),
     ):
         now[0] += timedelta(days=10)
         link = Recorder()
@@ -154,37 +163,41 @@ def test_publishing_and_assigning_keep_the_metadata_fresh(tmp_path, package):
         assert timestamp in link.topics
         assert not repository.needs_refresh
     link = Recorder()
-    assign(link, repository, "dev-1", "demo-1.json")
+    assign(link, repository, "dev-1", "demo-1.json", shelf=shelf)
     assert link.topics == [topics.assignment("dev-1")]
 
 
-def test_progress_is_told_in_bytes(repository, package):
+def test_progress_is_told_in_bytes(repository, package, shelf):
     steps = []
-    publish_package(Recorder(), repository, package, on_progress=lambda *step: steps.append(step))
+    publish_package(
+        Recorder(), repository, package, shelf=shelf, on_progress=lambda *step: steps.append(step)
+    )
     total = package.manifest.sizes.wire_bytes
     assert steps[-1] == (total, total)
     assert [sent for sent, _ in steps] == sorted({sent for sent, _ in steps})
 
 
-def test_a_chunk_that_the_broker_does_not_take_stops_before_anything_is_sent(repository, package):
+def test_a_chunk_that_the_broker_does_not_take_stops_before_anything_is_sent(
+    repository, package, shelf
+):
     link = Recorder()
     link.max_payload_bytes = 50_000
     with pytest.raises(
         PackageError,
         match=r"demo-1\.trimtab has a chunk of 98304 bytes, .* at most 50000: .* smaller chunk",
     ):
-        publish_package(link, repository, package)
+        publish_package(link, repository, package, shelf=shelf)
     assert link.topics == []
     assert "demo-1.json" not in repository.targets()
 
 
-def test_documents_respect_the_brokers_limit():
+def test_documents_respect_the_brokers_limit(shelf):
     link = Recorder()
     link.max_payload_bytes = 100
-    publish_document(link, "d", bytes(250))
+    publish_document(link, "d", bytes(250), shelf=shelf)
     assert link.topics == [topics.document("d", part) for part in (2, 1, 0)]
     with pytest.raises(PackageError, match="which is 129 messages of 100; devices read at most"):
-        publish_document(link, "d", bytes(100 * 128 + 1))
+        publish_document(link, "d", bytes(100 * 128 + 1), shelf=shelf)
 
 
 @pytest.mark.parametrize(("size", "parts"), [(0, [0]), (1, [1]), (10, [10]), (11, [10, 1])])
@@ -192,15 +205,17 @@ def test_documents_are_cut_into_one_or_more_parts(size, parts):
     assert [len(part) for part in cut(bytes(size), 10)] == parts
 
 
-def test_a_version_cannot_be_published_twice_with_other_content(repository, package, tmp_path):
-    publish_package(Recorder(), repository, package)
+def test_a_version_cannot_be_published_twice_with_other_content(
+    repository, package, tmp_path, shelf
+):
+    publish_package(Recorder(), repository, package, shelf=shelf)
     other = open_package(make_package(tmp_path, data=b"other"))
     with pytest.raises(CallerError, match=r"'demo-1\.json' is released already"):
-        publish_package(Recorder(), repository, other)
+        publish_package(Recorder(), repository, other, shelf=shelf)
 
 
-def test_an_assignment_of_something_unreleased_is_not_sent(repository):
+def test_an_assignment_of_something_unreleased_is_not_sent(repository, shelf):
     link = Recorder()
     with pytest.raises(CallerError, match="is not released here"):
-        assign(link, repository, "dev-1", "demo-1.json")
+        assign(link, repository, "dev-1", "demo-1.json", shelf=shelf)
     assert link.topics == []
