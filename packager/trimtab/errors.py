@@ -8,6 +8,8 @@ TrimtabError (trimtab_agent.errors)
 │   ├── ProfileError         an unknown or malformed hardware profile
 │   ├── RecipeError          a malformed compression recipe
 │   └── RepositoryError      a signing repository that is missing, or lacks a key
+│       ├── MissingKeyError  a private key that is not on this machine
+│       └── StagedError      a change that waits for signatures
 ├── PackageError
 │   ├── ExportError          an exported file that does not do what the original does
 │   ├── IntegrityError, FormatError, TrustError   (the agent's)
@@ -65,6 +67,18 @@ class RepositoryError(CallerError):
     """The signing repository is missing, incomplete or lacks a key."""
 
     reason = "repository"
+
+
+class MissingKeyError(RepositoryError):
+    """A private key is not on this machine, or its token cannot be reached."""
+
+    reason = "missing_key"
+
+
+class StagedError(RepositoryError):
+    """A change is kept, and comes into force once more keys have signed it."""
+
+    reason = "staged"
 
 
 class ExportError(PackageError):

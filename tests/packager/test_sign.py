@@ -21,9 +21,9 @@ from tuf.ngclient import FetcherInterface, Updater
 
 from support.tuf_simulator import believe
 from trimtab.errors import RepositoryError
-from trimtab.package import sign
 from trimtab.package.metadata import EXPIRY_DAYS
 from trimtab.package.sign import Repository
+from trimtab.package.target_files import TargetFiles
 from trimtab_agent.contract import codec
 from trimtab_agent.contract.messages import (
     ASSIGNMENT_CONTEXT,
@@ -200,17 +200,17 @@ def test_a_name_that_is_no_file_name_is_refused(name, repository):
 def test_a_crash_before_the_timestamp_leaves_the_old_state(
     crashed_at, repository, client, monkeypatch
 ):
-    from trimtab.package import metadata
+    from trimtab.package import redo
 
-    write = metadata.write_atomically
+    write = redo.write_atomically
 
     def crash(path, data):
-        if path.name == crashed_at:
+        if path.name.endswith(crashed_at):
             raise KeyboardInterrupt
         write(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(metadata, "write_atomically", crash)
+        patch.setattr(redo, "write_atomically", crash)
         with pytest.raises(KeyboardInterrupt):
             repository.add_target("demo-1.json", b"one")
     assert client().get_targetinfo("demo-1.json") is None
@@ -310,7 +310,7 @@ def test_a_failed_init_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sign.TargetFiles, "write", fail)
+    monkeypatch.setattr(TargetFiles, "write", fail)
     with pytest.raises(KeyboardInterrupt):
         Repository.init(tmp_path / "repo")
     assert not list(tmp_path.iterdir())

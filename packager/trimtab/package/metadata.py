@@ -1,35 +1,25 @@
-"""TUF metadata as files in a directory: loaded, signed and written in a safe order.
+"""The TUF metadata that is in force, as files in a directory.
 
 With consistent snapshots (TUF specification, section 6.2) every version is a file of its own,
-except `timestamp.json`. That file is what makes new versions visible, so it is written last: a
-process that dies before it leaves the old state in force, and the next one writes over the files
-that nobody has seen.
+except `timestamp.json`. New versions appear together (trimtab.package.redo), `timestamp.json`
+last: it is what makes them visible to devices.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TypeVar
 
 from tuf.api.exceptions import RepositoryError as TufError
-from tuf.api.metadata import (
-    Metadata,
-    MetaFile,
-    Root,
-    Snapshot,
-    TargetFile,
-    Targets,
-    Timestamp,
-)
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
 
 from trimtab.errors import RepositoryError
-from trimtab.package.files import write_atomically
-from trimtab.package.keys import TUF_ROLES, KeyStore
+from trimtab.package import redo
 
 EXPIRY_DAYS = {
     "root": 365,
@@ -45,7 +35,7 @@ EXPIRY_DAYS = {
 
 Clock = Callable[[], datetime]
 S = TypeVar("S", Root, Targets, Snapshot, Timestamp)
-_ROOT = re.compile(r"(\d+)\.root\.json")
+_ROOT = re.compile(r"([1-9]\d*)\.root\.json")
 
 
 def utc_now() -> datetime:
@@ -53,94 +43,61 @@ def utc_now() -> datetime:
     return datetime.now(timezone.utc).replace(microsecond=0)
 
 
+def expiry(role: str, clock: Clock) -> datetime:
+    """Returns when metadata of `role` that is signed now expires."""
+    return clock() + timedelta(days=EXPIRY_DAYS[role])
+
+
 class MetadataFiles:
     """The metadata of one repository.
 
     Args:
         directory: Where the files are.
-        keys: What signs them.
-        clock: The time in UTC, in whole seconds.
     """
 
-    def __init__(self, directory: Path, keys: KeyStore, clock: Clock) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._keys = keys
-        self._clock = clock
 
-    def init(self, targets: dict[str, TargetFile]) -> None:
-        """Writes version 1 of everything.
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether a process died while it put new versions in place."""
+        return redo.is_interrupted(self._directory)
 
-        Raises:
-            RepositoryError: A key is missing.
-            StorageError: A file cannot be written.
-        """
-        root = Root(consistent_snapshot=True, expires=self._expiry("root"))
-        for role in TUF_ROLES:
-            root.add_key(self._keys.signer(role).public_key, role)
-        self._write("1.root.json", root)
-        listed = self._write("1.targets.json", Targets(targets=targets))
-        meta = {"targets.json": _metafile(1, listed)}
-        snapshot = self._write("1.snapshot.json", Snapshot(meta=meta))
-        self._write("timestamp.json", Timestamp(snapshot_meta=_metafile(1, snapshot)))
-
-    def add(self, added: dict[str, TargetFile]) -> None:
-        """Lists more TUF targets: new targets, snapshot and timestamp metadata, in this order.
+    def finish(self) -> None:
+        """Puts in place what a process that died had left.
 
         Raises:
-            RepositoryError: A key or a file is missing or broken.
-            StorageError: A file cannot be written.
+            StorageError: The disk refuses.
         """
-        targets = self.targets()
-        targets.version += 1
-        targets.targets.update(added)
-        data = self._write(f"{targets.version}.targets.json", targets)
-        self.renew_snapshot(targets=_metafile(targets.version, data))
+        redo.finish(self._directory)
 
-    def renew_snapshot(self, *, targets: MetaFile | None = None) -> None:
-        """Signs a new snapshot, and the timestamp that makes it visible.
+    def replace(self, files: Mapping[str, bytes]) -> None:
+        """Puts new versions in force, all of them or none.
 
         Args:
-            targets: The targets metadata to list from now on; None keeps the one before.
+            files: Contents by name; `timestamp.json` last.
 
         Raises:
-            RepositoryError: A key or a file is missing or broken.
-            StorageError: A file cannot be written.
+            StorageError: A file cannot be written; the old versions stay in force.
         """
-        snapshot = self.snapshot()
-        snapshot.version += 1
-        if targets is not None:
-            snapshot.meta["targets.json"] = targets
-        data = self._write(f"{snapshot.version}.snapshot.json", snapshot)
-        self.renew_timestamp(snapshot=_metafile(snapshot.version, data))
+        redo.replace_together(self._directory, files)
 
-    def renew_timestamp(self, *, snapshot: MetaFile | None = None) -> None:
-        """Signs a new timestamp.
+    def root(self) -> Metadata[Root]:
+        """Returns the newest root."""
+        return self._read(f"{self.root_versions()[-1]}.root.json", Root)
 
-        Args:
-            snapshot: The snapshot to name from now on; None keeps the one before.
-
-        Raises:
-            RepositoryError: A key or a file is missing or broken.
-            StorageError: The file cannot be written.
-        """
-        timestamp = self.timestamp()
-        timestamp.version += 1
-        if snapshot is not None:
-            timestamp.snapshot_meta = snapshot
-        self._write("timestamp.json", timestamp)
-
-    def timestamp(self) -> Timestamp:
+    def timestamp(self) -> Metadata[Timestamp]:
         """Returns the timestamp that is in force."""
         return self._read("timestamp.json", Timestamp)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> Metadata[Snapshot]:
         """Returns the snapshot that is in force."""
-        version = self.timestamp().snapshot_meta.version
+        version = self.timestamp().signed.snapshot_meta.version
         return self._read(f"{version}.snapshot.json", Snapshot)
 
-    def targets(self) -> Targets:
+    def targets(self) -> Metadata[Targets]:
         """Returns the list of TUF targets that is in force."""
-        version = self.snapshot().meta["targets.json"].version
+        version = self.snapshot().signed.meta["targets.json"].version
         return self._read(f"{version}.targets.json", Targets)
 
     def root_versions(self) -> list[int]:
@@ -154,7 +111,7 @@ class MetadataFiles:
         What another file refers to comes before it, and `timestamp.json`, which starts every
         update, comes last.
         """
-        snapshot = self.snapshot()
+        snapshot = self.snapshot().signed
         targets = snapshot.meta["targets.json"].version
         roots = [f"{version}.root.json" for version in self.root_versions()]
         return [
@@ -177,30 +134,32 @@ class MetadataFiles:
                 f"cannot read {self._directory / name}: {error.strerror}"
             ) from error
 
-    def _read(self, name: str, kind: type[S]) -> S:
-        try:
-            metadata = Metadata[S].from_bytes(self.read_bytes(name))
-        except (DeserializationError, TufError) as error:
-            raise RepositoryError(
-                f"{self._directory / name} is no TUF metadata: {error}; restore it from a backup"
-            ) from error
-        if not isinstance(metadata.signed, kind):
-            raise RepositoryError(f"{self._directory / name} is not of the role {kind.type}")
-        return metadata.signed
-
-    def _write(self, name: str, signed: S) -> bytes:
-        """Signs and writes one file with a fresh expiry; returns its bytes."""
-        signed.expires = self._expiry(signed.type)
-        metadata = Metadata(signed)
-        metadata.sign(self._keys.signer(signed.type))
-        data = metadata.to_bytes(JSONSerializer(compact=True))
-        write_atomically(self._directory / name, data)
-        return data
-
-    def _expiry(self, role: str) -> datetime:
-        return self._clock() + timedelta(days=EXPIRY_DAYS[role])
+    def _read(self, name: str, kind: type[S]) -> Metadata[S]:
+        return parse(self.read_bytes(name), kind, what=str(self._directory / name))
 
 
-def _metafile(version: int, data: bytes) -> MetaFile:
-    """Returns how one metadata file names another: version, length and hash."""
-    return MetaFile.from_data(version, data, ["sha256"])
+def parse(data: bytes, kind: type[S], *, what: str) -> Metadata[S]:
+    """Returns metadata of a role; its signatures are not verified.
+
+    Args:
+        data: The JSON.
+        kind: The role that it must be of.
+        what: Where it came from, for messages.
+
+    Raises:
+        RepositoryError: It is no metadata, or of another role.
+    """
+    try:
+        metadata = Metadata[S].from_bytes(data)
+    except (DeserializationError, TufError) as error:
+        raise RepositoryError(
+            f"{what} is no TUF metadata: {error}; restore it from a backup"
+        ) from error
+    if not isinstance(metadata.signed, kind):
+        raise RepositoryError(f"{what} is not of the role {kind.type}")
+    return metadata
+
+
+def encode(metadata: Metadata[S]) -> bytes:
+    """Returns metadata as the bytes that are written, hashed and published."""
+    return metadata.to_bytes(JSONSerializer(compact=True))

@@ -1,0 +1,196 @@
+"""What a signing repository looks like to the people who keep its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+import msgspec
+from securesystemslib.signer import Key
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
+
+from trimtab.package.keys import KeyStore
+from trimtab.package.passphrases import is_encrypted
+from trimtab.package.public_keys import ASSIGNMENT, assignment_key
+from trimtab.package.signing import role_keys, standing
+from trimtab.package.staged import State
+
+S = TypeVar("S", Root, Targets)
+
+SOON_DAYS = {"root": 30.0, "targets": 30.0, "snapshot": 7.0, "timestamp": 2.0}
+"""When a role expires soon. The host renews snapshot and timestamp with half of their time left,
+15 and 3.5 days: less than these is a host that does not."""
+
+
+class KeyStatus(msgspec.Struct, kw_only=True, frozen=True):
+    """One key.
+
+    Attributes:
+        name: What people call it.
+        keyid: Its id.
+        uri: Where its private half is.
+        path: Its file as it was looked for; None for a key in a token or a key service.
+        here: Whether the file is there; None for a key that is no file.
+        encrypted: Whether the file needs a passphrase; None if that cannot be seen.
+    """
+
+    name: str
+    keyid: str
+    uri: str
+    path: str | None
+    here: bool | None
+    encrypted: bool | None
+
+
+class RoleStatus(msgspec.Struct, kw_only=True, frozen=True):
+    """One role. The assignment role has no metadata of its own: no version and no expiry."""
+
+    role: str
+    version: int | None
+    expires: datetime | None
+    threshold: int
+    keys: tuple[KeyStatus, ...]
+
+
+class StagedStatus(msgspec.Struct, kw_only=True, frozen=True):
+    """Metadata that waits for signatures.
+
+    Attributes:
+        role: `root` or `targets`.
+        version: The version that it will be.
+        expires: When it expires.
+        signed: Names of the keys that have signed.
+        missing: Names of the keys that can sign and have not.
+        targets: TUF targets that it adds or changes.
+    """
+
+    role: str
+    version: int
+    expires: datetime
+    signed: tuple[str, ...]
+    missing: tuple[str, ...]
+    targets: tuple[str, ...] = ()
+
+
+class RepositoryStatus(msgspec.Struct, kw_only=True, frozen=True):
+    """The whole repository.
+
+    Attributes:
+        roles: Root, targets, snapshot, timestamp and assignment.
+        staged: What waits for signatures.
+        waiting: What is missing, a line each; empty with `staged` not empty: it is complete, and
+            waits for the machine with the online keys.
+        counter: The highest assignment counter given out.
+    """
+
+    roles: tuple[RoleStatus, ...]
+    staged: tuple[StagedStatus, ...]
+    waiting: tuple[str, ...]
+    counter: int
+
+    def expiring(self, now: datetime, days: float | None = None) -> tuple[RoleStatus, ...]:
+        """Returns the roles that expire soon, or have.
+
+        Args:
+            now: The time, in UTC.
+            days: What is soon; None takes `SOON_DAYS`.
+        """
+        return tuple(
+            role
+            for role in self.roles
+            if role.expires is not None
+            and role.expires - now <= timedelta(days=SOON_DAYS[role.role] if days is None else days)
+        )
+
+
+def describe(
+    state: State,
+    *,
+    snapshot: Snapshot,
+    timestamp: Timestamp,
+    keys: KeyStore,
+    assignment_keys: Mapping[str, bytes],
+    waiting: Sequence[str],
+    counter: int,
+) -> RepositoryStatus:
+    """Puts a status together; see `RepositoryStatus`.
+
+    Raises:
+        RepositoryError: `signers.json` is damaged.
+    """
+    root = state.root.signed
+    roles = [
+        RoleStatus(
+            role=signed.type,
+            version=signed.version,
+            expires=signed.expires,
+            threshold=root.roles[signed.type].threshold,
+            keys=_keys(signed.type, role_keys([root], signed.type), keys),
+        )
+        for signed in (root, state.targets.signed, snapshot, timestamp)
+    ]
+    online = {keyid: assignment_key(raw) for keyid, raw in assignment_keys.items()}
+    assignment = RoleStatus(
+        role=ASSIGNMENT,
+        version=None,
+        expires=None,
+        threshold=1,
+        keys=_keys(ASSIGNMENT, online, keys),
+    )
+    return RepositoryStatus(
+        roles=(*roles, assignment),
+        staged=_staged(state, keys),
+        waiting=tuple(waiting),
+        counter=counter,
+    )
+
+
+def _keys(role: str, public: Mapping[str, Key], keys: KeyStore) -> tuple[KeyStatus, ...]:
+    return tuple(_key(role, keyid, keys) for keyid in public)
+
+
+def _key(role: str, keyid: str, keys: KeyStore) -> KeyStatus:
+    entry = keys.entry(role, keyid)
+    path = keys.path(entry)
+    here = None if path is None else path.is_file()
+    encrypted = is_encrypted(path.read_bytes()) if path is not None and here else None
+    return KeyStatus(
+        name=entry.name,
+        keyid=keyid,
+        uri=entry.uri,
+        path=None if path is None else str(path),
+        here=here,
+        encrypted=encrypted,
+    )
+
+
+def _staged(state: State, keys: KeyStore) -> tuple[StagedStatus, ...]:
+    found = []
+    if state.staged_root is not None:
+        found.append(_one_staged(state.staged_root, state, keys))
+    if state.staged_targets is not None:
+        old = state.targets.signed.targets
+        new = state.staged_targets.signed.targets
+        changed = tuple(name for name in new if new[name] != old.get(name))
+        found.append(_one_staged(state.staged_targets, state, keys, changed))
+    return tuple(found)
+
+
+def _one_staged(
+    metadata: Metadata[S], state: State, keys: KeyStore, targets: tuple[str, ...] = ()
+) -> StagedStatus:
+    signed, missing = {}, {}
+    role = metadata.signed.type
+    for judge in state.judges:
+        result = standing(judge, metadata)
+        signed.update(dict.fromkeys(keys.entry(role, keyid).name for keyid in result.signed))
+        missing.update(dict.fromkeys(keys.entry(role, keyid).name for keyid in result.unsigned))
+    return StagedStatus(
+        role=role,
+        version=metadata.signed.version,
+        expires=metadata.signed.expires,
+        signed=tuple(signed),
+        missing=tuple(missing),
+        targets=targets,
+    )
