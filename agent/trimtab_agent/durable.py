@@ -99,8 +99,12 @@ def point(link: Path, target: Path, *, staging: Path) -> None:
 
 
 @contextlib.contextmanager
-def sole_user(directory: Path) -> Iterator[None]:
+def sole_user(directory: Path, *, user: str = "trimtab-agent") -> Iterator[None]:
     """Holds `directory` for this process; the kernel lets go when the process ends, however.
+
+    Args:
+        directory: Made if it is missing.
+        user: What the programs are called that may hold it, one at a time.
 
     Raises:
         CallerError: Another process holds it.
@@ -114,7 +118,40 @@ def sole_user(directory: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise CallerError(
-                f"{directory} is in use by another trimtab-agent: stop that one, or give this "
-                f"one its own state_dir"
+                f"{directory} is in use by another {user}: stop that one, or give this one a "
+                f"directory of its own"
             ) from error
         yield
+
+
+@contextlib.contextmanager
+def held(directory: Path) -> Iterator[int]:
+    """Holds `directory`, beside others who do; `wait_until_let_go` waits for all of them.
+
+    Yields:
+        The descriptor that holds it. A child process that inherits it holds it as well, until
+        that ends too, however its parent ended (flock(2)).
+
+    Raises:
+        StorageError: The directory cannot be opened.
+    """
+    with storage_errors(f"holding {directory}"):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def wait_until_let_go(directory: Path) -> None:
+    """Waits until no process holds `directory` any more.
+
+    Raises:
+        OSError: The directory cannot be opened.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    finally:
+        os.close(descriptor)
