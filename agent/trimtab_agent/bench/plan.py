@@ -10,6 +10,8 @@ import msgspec
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Runs = Annotated[int, msgspec.Meta(ge=1)]
 
+_TURN_SHARE = 0.1
+
 
 class Plan(msgspec.Struct, kw_only=True, frozen=True):
     """The lengths of the passes. The defaults are the quick plan, about 5 s without a power sensor.
@@ -24,9 +26,10 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
             a model that would run more often in `duration_s`, every k-th run is timed.
         limit_s: The timed part ends here even below `min_runs`, but not before `duration_s`;
             percentiles that need more runs are then absent.
-        pairs: When two versions are compared, they take turns so often. The lengths of the
-            latency pass are then shared out among the turns.
-        energy_pairs: Likewise for the energy pass.
+        pairs: When two versions are compared, each takes so many turns under the clock, of a
+            tenth of `duration_s`.
+        energy_pairs: So many turns under the power sensor, which share out `idle_s` and
+            `energy_s`.
         memory_runs: Runs of the memory pass.
         operator_runs: Runs of the pass that times operators.
         idle_s: Idle time before and after the energy pass, to know the power at rest.
@@ -44,7 +47,7 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     min_runs: Runs = 100
     max_runs: Runs = 4096
     limit_s: Seconds = 20.0
-    pairs: Runs = 12
+    pairs: Runs = 16
     energy_pairs: Runs = 6
     memory_runs: Runs = 10
     operator_runs: Runs = 20
@@ -68,8 +71,8 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
         return msgspec.structs.replace(
             self,
             warmup_runs=1,
-            warmup_s=self.duration_s / self.pairs / 10,
-            duration_s=self.duration_s / self.pairs,
+            warmup_s=self.duration_s * _TURN_SHARE**2,
+            duration_s=self.duration_s * _TURN_SHARE,
             min_runs=math.ceil(self.min_runs / self.pairs),
             max_runs=max(1, self.max_runs // self.pairs // 2),
             limit_s=self.limit_s / self.pairs,
@@ -95,7 +98,6 @@ NORMAL = Plan(
     # 64 KiB in the report, 87 KB as base64: under the 128 KiB that common brokers allow a message.
     max_runs=16384,
     limit_s=300.0,
-    pairs=20,
     memory_runs=50,
     idle_s=10.0,
     energy_s=60.0,
