@@ -60,7 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure the active model again")
     bench.add_argument("--operators", action="store_true", help="time every operator too")
     bench.set_defaults(command=_bench)
-    for command in (run, status, bench):
+    enroll = commands.add_parser("enroll", help="get this device's certificate with a token")
+    token = enroll.add_mutually_exclusive_group(required=True)
+    token.add_argument("--token", metavar="TOKEN", help="from `trimtab enroll DEVICE` on the host")
+    token.add_argument("--token-file", type=Path, metavar="FILE", help="a file that holds it")
+    enroll.set_defaults(command=_enroll)
+    for command in (run, status, bench, enroll):
         command.add_argument(
             "--config", type=Path, required=True, metavar="FILE", help="configuration (TOML)"
         )
@@ -90,6 +95,19 @@ def _bench(options: argparse.Namespace, output: Output) -> int:
     from trimtab_agent.service import bench_active
 
     output.bench(bench_active(load_config(options.config), operators=options.operators))
+    return 0
+
+
+def _enroll(options: argparse.Namespace, output: Output) -> int:
+    from trimtab_agent.config import load_config
+    from trimtab_agent.enrol import enrol, read_token_file
+    from trimtab_agent.output import EnrolResult
+
+    config = load_config(options.config)
+    text = options.token or read_token_file(options.token_file)
+    token, lifetime = enrol(config.state_path, config.device, text)
+    until = lifetime.ends.isoformat(timespec="seconds")
+    output.enrolled(EnrolResult(device=config.device, broker=token.broker, until=until))
     return 0
 
 

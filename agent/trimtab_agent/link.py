@@ -11,11 +11,15 @@ What paho-mqtt leaves to its callers, and what is done about it here:
   refuses what is too large.
 * It queues without limit while offline. `publish` refuses while there is no connection.
 * Subscriptions are gone after a reconnect. They are made again.
+* It waits the same time as every other client before it connects again. Here each draws its wait.
+* It drops what TLS said when a connection is refused. `tls.TlsContext` keeps it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -28,8 +32,11 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from trimtab_agent.backoff import full_jitter_s
 from trimtab_agent.broker_url import BrokerUrl, parse_broker_url
-from trimtab_agent.errors import BrokerError, CallerError, TransferTimeoutError
+from trimtab_agent.contract.wants import CORRELATION, RESPONSE_TOPIC
+from trimtab_agent.errors import BrokerError, CallerError, IdentityError, TransferTimeoutError
+from trimtab_agent.tls import TlsContext, TlsFiles
 from trimtab_agent.window import WINDOW, Handler
 from trimtab_agent.worker import Worker
 
@@ -43,7 +50,10 @@ _HEADROOM_BYTES = 1024
 """Of a packet: fixed header, topic and properties beside the payload."""
 _MAX_OUTGOING = 1000
 """Publishes without an acknowledgement; beyond, paho refuses."""
-_RECONNECT_MAX_S = 60
+_RECONNECT_FIRST_S = 2.0
+_RECONNECT_MAX_S = 60.0
+_SHARED = re.compile(r"^\$share/[^/]+/")
+"""Of a filter whose messages several clients divide among them (MQTT 5.0, section 4.8.2)."""
 
 
 class Link:
@@ -54,14 +64,27 @@ class Link:
         client_id: Unique at the broker: a second client with the same id ends the first one's
             connection.
         will: Topic and payload that the broker publishes, retained, when this side vanishes.
+        tls: This side's certificates; what an `mqtts` broker needs and another has no use for.
+        login: User name and password, where the broker asks for them.
+
+    Raises:
+        IdentityError: The broker wants TLS, and the certificates are missing or unusable.
     """
 
     def __init__(
-        self, broker: BrokerUrl, client_id: str, *, will: tuple[str, bytes] | None = None
+        self,
+        broker: BrokerUrl,
+        client_id: str,
+        *,
+        will: tuple[str, bytes] | None = None,
+        tls: TlsFiles | None = None,
+        login: tuple[str, str] | None = None,
     ) -> None:
         self._broker = broker
         self._client_id = client_id
         self._will = will
+        self._login = login
+        self._tls = _tls_context(broker, tls)
         self._client = self._new_client()
         self._lock = threading.Lock()
         self._subscriptions: dict[str, Handler] = {}
@@ -69,6 +92,9 @@ class Link:
         self._answered = threading.Event()
         self._refusal: str | None = None
         self._max_packet_bytes: int | None = None
+        self._retains = True
+        self._connections = 0
+        self._failures = 0
         self._refused_publishes: dict[int, str] = {}
         self._worker = Worker(f"trimtab-link-{client_id}", length=_QUEUE_LENGTH)
 
@@ -80,15 +106,19 @@ class Link:
         client.suppress_exceptions = True
         client.on_log = _log_for_paho
         client.max_queued_messages_set(_MAX_OUTGOING)
-        client.reconnect_delay_set(1, _RECONNECT_MAX_S)
         client.on_socket_open = _set_nodelay
         client.on_connect = self._connected
+        client.on_connect_fail = self._not_connected
         client.on_disconnect = self._disconnected
         client.on_message = self._received
         client.on_subscribe = self._subscribed
         client.on_publish = self._published
         if self._will:
             client.will_set(self._will[0], self._will[1], qos=1, retain=True)
+        if self._login:
+            client.username_pw_set(*self._login)
+        if self._tls:
+            client.tls_set_context(self._tls.context)
         return client
 
     def __enter__(self) -> Link:
@@ -119,7 +149,8 @@ class Link:
             self._client.connect(self._broker.host, self._broker.port, clean_start=True)
         except OSError as error:
             self._stop_network()
-            raise BrokerError(f"cannot reach the broker at {self._broker}: {error}") from error
+            why = self._tls_refusal() or error
+            raise BrokerError(f"cannot reach the broker at {self._broker}: {why}") from error
         self._client.loop_start()
         if not self._answered.wait(timeout_s):
             self._stop_network()
@@ -130,6 +161,24 @@ class Link:
         if self._refusal:
             self._stop_network()
             raise BrokerError(f"the broker at {self._broker} refuses: {self._refusal}")
+
+    def renew_tls(self) -> None:
+        """Reads the certificates again and connects anew with them; does nothing without TLS.
+
+        Raises:
+            IdentityError: They are missing or unusable; the connection stays as it is.
+        """
+        connection = self._client.socket()
+        if self._tls:
+            self._tls.load()
+            if isinstance(connection, socket.socket):
+                with contextlib.suppress(OSError):  # it is lost already, and mends itself
+                    # Not SSLSocket's own: it turns the socket into a plain one first, while the
+                    # network thread may be writing.
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+    def _tls_refusal(self) -> str | None:
+        return self._tls.explain_last() if self._tls else None
 
     def close(self) -> None:
         """Disconnects and waits for the handler that runs. A closed link cannot be used again."""
@@ -148,6 +197,16 @@ class Link:
     def connected(self) -> bool:
         """Whether there is a connection right now."""
         return self._client.is_connected()
+
+    @property
+    def connections(self) -> int:
+        """How many connections were made. What was under way in one is lost in the next."""
+        return self._connections
+
+    @property
+    def retains(self) -> bool:
+        """Whether the broker keeps retained messages, by what it said last."""
+        return self._retains
 
     @property
     def max_payload_bytes(self) -> int | None:
@@ -170,7 +229,8 @@ class Link:
         Args:
             topics: A second subscription to the same one replaces its handler.
             handler: Runs on this link's worker thread, one message at a time. What it raises is
-                logged and goes no further.
+                logged and goes no further. It gets the MQTT 5 user properties, and the response
+                topic and the correlation data under the names in `contract.wants`.
         """
         with self._lock:
             self._subscriptions.update(dict.fromkeys(topics, handler))
@@ -194,6 +254,8 @@ class Link:
         qos: int = 1,
         wait_s: float | None = None,
         properties: dict[str, str] | None = None,
+        response_topic: str | None = None,
+        correlation: bytes | None = None,
     ) -> None:
         """Publishes one message.
 
@@ -205,6 +267,8 @@ class Link:
             wait_s: Longest wait for the broker's acknowledgement; None means: do not wait.
                 Not from a handler, which would hold up the thread that it waits for.
             properties: MQTT 5 user properties.
+            response_topic: MQTT 5 response topic: where an answer should go.
+            correlation: MQTT 5 correlation data: what the answer should carry.
 
         Raises:
             CallerError: It is larger than the broker takes, or waits within a handler.
@@ -220,7 +284,11 @@ class Link:
         if not self.connected:
             raise BrokerError(unconnected)
         info = self._client.publish(
-            topic, payload, qos=qos, retain=retain, properties=_user_properties(properties)
+            topic,
+            payload,
+            qos=qos,
+            retain=retain,
+            properties=_publish_properties(properties, response_topic, correlation),
         )
         if info.rc == mqtt.MQTT_ERR_NO_CONN:  # paho has seen it lost, its callback has not run yet
             raise BrokerError(unconnected)
@@ -256,13 +324,32 @@ class Link:
         self._answered.set()
         if reason.is_failure:
             _log.warning("%s refuses: %s", self._broker, reason)
+            self._draw_delay()
             return
+        self._failures = 0
+        self._connections += 1
         self._max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
+        self._retains = bool(getattr(properties, "RetainAvailable", 1))
         with self._lock:
             topics, calls = list(self._subscriptions), list(self._on_connected)
         self._send_subscriptions(topics)
         for call in calls:
             self._worker.put(call)
+
+    def _draw_delay(self) -> None:
+        """Sets how long paho waits before it connects again, which it does after this callback."""
+        delay_s = full_jitter_s(
+            self._failures, first_s=_RECONNECT_FIRST_S, longest_s=_RECONNECT_MAX_S
+        )
+        self._failures += 1
+        # It declares whole seconds and computes with what it is given.
+        self._client.reconnect_delay_set(delay_s, _RECONNECT_MAX_S)  # type: ignore[arg-type]
+
+    def _not_connected(self, _client: mqtt.Client, _data: object) -> None:
+        self._draw_delay()
+        why = self._tls_refusal()
+        if why and not self._worker.closing:
+            _log.warning("cannot connect to %s: %s", self._broker, why)
 
     def _disconnected(
         self,
@@ -272,8 +359,13 @@ class Link:
         reason: ReasonCode,
         _properties: Properties | None,
     ) -> None:
-        if reason.is_failure and not self._worker.closing:
-            _log.warning("connection to %s lost: %s", self._broker, reason)
+        self._draw_delay()
+        why = self._tls_refusal()
+        if why and not self._answered.is_set():
+            self._refusal = why
+            self._answered.set()
+        elif reason.is_failure and not self._worker.closing:
+            _log.warning("connection to %s lost: %s", self._broker, why or reason)
 
     def _subscribed(
         self,
@@ -303,8 +395,7 @@ class Link:
 
     def _received(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
         topic, payload = message.topic, bytes(message.payload)
-        pairs: Any = getattr(message.properties, "UserProperty", [])
-        properties = dict(pairs)
+        properties = _received_properties(message.properties)
         self._worker.put(lambda: self._handle(topic, payload, properties))
 
     # What follows runs on the worker thread.
@@ -319,11 +410,20 @@ class Link:
                 else [
                     handler
                     for pattern, handler in self._subscriptions.items()
-                    if mqtt.topic_matches_sub(pattern, topic)
+                    if mqtt.topic_matches_sub(_SHARED.sub("", pattern), topic)
                 ]
             )
         for handler in handlers:
             handler(topic, payload, properties)
+
+
+def _tls_context(broker: BrokerUrl, files: TlsFiles | None) -> TlsContext | None:
+    """Returns what makes encrypted connections, or None for a broker without TLS."""
+    if not broker.tls:
+        return None
+    if files is None:
+        raise IdentityError(f"{broker} wants TLS, and there is no certificate to show to it")
+    return TlsContext(files)
 
 
 def _log_for_paho(_client: mqtt.Client, _data: object, _level: int, text: str) -> None:
@@ -336,11 +436,33 @@ def _set_nodelay(_client: mqtt.Client, _data: object, connection: Any) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _user_properties(pairs: dict[str, str] | None) -> Properties | None:
-    """Returns paho's form of MQTT 5 user properties."""
-    if not pairs:
+def _publish_properties(
+    pairs: dict[str, str] | None, response_topic: str | None, correlation: bytes | None
+) -> Properties | None:
+    """Returns paho's form of the MQTT 5 properties of a PUBLISH, or None for none."""
+    given = {
+        "UserProperty": list(pairs.items()) if pairs else None,
+        "ResponseTopic": response_topic,
+        "CorrelationData": correlation,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given:
         return None
     # paho checks property names at run time in __setattr__ and declares none of them.
     properties: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    properties.UserProperty = list(pairs.items())
+    for name, value in given.items():
+        setattr(properties, name, value)
     return properties  # type: ignore[no-any-return]
+
+
+def _received_properties(properties: Properties | None) -> dict[str, str]:
+    """Returns the user properties and, under names of their own, those that ask for an answer."""
+    pairs: Any = getattr(properties, "UserProperty", [])
+    found = {name: value for name, value in pairs if name not in (RESPONSE_TOPIC, CORRELATION)}
+    response_topic = getattr(properties, "ResponseTopic", None)
+    if response_topic is not None:
+        found[RESPONSE_TOPIC] = response_topic
+    correlation = getattr(properties, "CorrelationData", None)
+    if correlation is not None:
+        found[CORRELATION] = correlation.hex()
+    return found

@@ -54,6 +54,20 @@ class BenchResult(msgspec.Struct, kw_only=True, frozen=True):
     operator_runs: int | None = None
 
 
+class EnrolResult(msgspec.Struct, kw_only=True, frozen=True):
+    """What `trimtab-agent enroll` prints.
+
+    Attributes:
+        device: Its id.
+        broker: Where it connects from now on.
+        until: When its certificate expires, UTC, ISO 8601; it is renewed before.
+    """
+
+    device: str
+    broker: str
+    until: str
+
+
 class Output(Protocol):
     """Where the command prints."""
 
@@ -68,6 +82,9 @@ class Output(Protocol):
 
     def bench(self, result: BenchResult) -> None:
         """Prints a measurement."""
+
+    def enrolled(self, result: EnrolResult) -> None:
+        """Prints that the device has its certificate."""
 
     def error(self, error: TrimtabError) -> None:
         """Prints what went wrong."""
@@ -106,6 +123,10 @@ class TextOutput:
         for line in _operator_table(result.operators, result.operator_runs):
             _line(line)
 
+    def enrolled(self, result: EnrolResult) -> None:
+        """See `Output`."""
+        _line(f"{result.device}: enrolled at {result.broker}; certificate until {result.until}")
+
     def error(self, error: TrimtabError) -> None:
         """See `Output`."""
         sys.stderr.write(f"trimtab-agent: error: {' '.join(str(error).split())}\n")
@@ -130,6 +151,10 @@ class JsonOutput:
     def bench(self, result: BenchResult) -> None:
         """See `Output`."""
         _line(codec.encode({"bench": result}).decode())
+
+    def enrolled(self, result: EnrolResult) -> None:
+        """See `Output`."""
+        _line(codec.encode({"enrolled": result}).decode())
 
     def error(self, error: TrimtabError) -> None:
         """See `Output`."""

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import logging
+import logging
 from pathlib import Path
 
-from trimtab_agent.adapters import BrokerSource, DeviceBench, SystemClock
+from trimtab_agent.adapters import DeviceBench, PackageSource, SystemClock
 from trimtab_agent.agent import Agent, progress_publisher, status_message
+from trimtab_agent.commands import Commands
 from trimtab_agent.config import Config
 from trimtab_agent.contract import topics
 from trimtab_agent.contract.messages import Report
 from trimtab_agent.durable import sole_user
-from trimtab_agent.errors import CallerError, ConfigError, PackageError
+from trimtab_agent.errors import CallerError, ConfigError, TrimtabError
+from trimtab_agent.hooks import DeviceHooks
+from trimtab_agent.fetcher import MqttDocuments
+from trimtab_agent.installer import assemble_in_child
 from trimtab_agent.link import Link
+from trimtab_agent.log_ring import LogRing
 from trimtab_agent.outbox import Outbox, fit_report
 from trimtab_agent.output import AgentState, BenchResult, Output
-from trimtab_agent.state import Memory
+from trimtab_agent.state import Memory, open_memory
 from trimtab_agent.store import Store, read_version
+from trimtab_agent.transfer import limited, mqtt_ways
 from trimtab_agent.updater import Updater
 from trimtab_agent.verifier import Verifier
+
+_log = logging.getLogger(__name__)
 
 
 def run_agent(config: Config, output: Output, *, once: bool) -> Report | None:
@@ -33,15 +43,18 @@ def run_agent(config: Config, output: Output, *, once: bool) -> Report | None:
 
     Raises:
         ConfigError: The initial root cannot be read.
+        IdentityError: The device is not enrolled, or its certificate cannot be used.
         CallerError: Another agent uses the same state directory.
     """
+    config.identity.settle()
+    broker = config.broker_url
     root = _read_root(config.root_path)
     will = topics.status(config.device), status_message(config.device, None, None)
     client_id = f"trimtab-agent-{config.device}"
     with (
         sole_user(config.state_path),
-        Link(config.broker_url, client_id, will=will) as link,
-        Memory(_database(config)) as memory,
+        Link(broker, client_id, will=will, tls=config.identity.tls_files) as link,
+        open_memory(_database(config)) as memory,
     ):
         agent = _assemble(config, output, link, memory, root)
         try:
@@ -52,16 +65,36 @@ def run_agent(config: Config, output: Output, *, once: bool) -> Report | None:
 
 def _assemble(config: Config, output: Output, link: Link, memory: Memory, root: bytes) -> Agent:
     """Connects the parts with each other."""
-    store = Store(_packages(config))
+    store = Store(_packages(config), assemble=assemble_in_child)
+    documents = MqttDocuments(link, timeout_s=config.timeout_s)
+    ways = limited(
+        mqtt_ways(link, device=config.device, timeout_s=config.timeout_s),
+        config.transfer,
+        tell=_log.info,
+    )
     verifier = Verifier(config.state_path / "trust", root)
     bench = DeviceBench(config.profile, config.measure)
+    source = BrokerSource(link, verifier, device=config.device, timeout_s=config.timeout_s)
+    clock = SystemClock()
     updater = Updater(
         memory=memory,
         store=store,
-        source=BrokerSource(link, verifier, device=config.device, timeout_s=config.timeout_s),
+        source=source,
         bench=bench,
-        clock=SystemClock(),
+        hooks=DeviceHooks(config.device, config.hooks, config.health),
+        clock=clock,
         notify=progress_publisher(link, config.device, output.progress),
+    )
+    ring = LogRing()
+    logging.getLogger("trimtab_agent").addHandler(ring)
+    commands = Commands(
+        verify=source.verify_command,
+        told=memory,
+        updater=updater,
+        bench=bench,
+        active=lambda: store.current,
+        logs=ring.last,
+        clock=clock.now,
     )
 
     def active() -> str | None:
@@ -71,7 +104,7 @@ def _assemble(config: Config, output: Output, link: Link, memory: Memory, root: 
     def send(report: bytes) -> None:
         link.publish(topics.report(config.device), fit_report(report, link.max_payload_bytes))
 
-    def show(what: Report | PackageError) -> None:
+    def show(what: Report | TrimtabError) -> None:
         if isinstance(what, Report):
             output.report(what)
         else:
@@ -81,6 +114,7 @@ def _assemble(config: Config, output: Output, link: Link, memory: Memory, root: 
         device=config.device,
         link=link,
         updater=updater,
+        commands=commands,
         outbox=Outbox(memory, send),
         inventory=bench.inventory(),
         active=active,

@@ -137,7 +137,7 @@ class Broken:
     def is_installed(self):
         return True
 
-    def prepare(self, data_dir, host, port):
+    def prepare(self, data_dir, host, port, tls=None):
         return [sys.executable, "-c", self.script.format(port=port)]
 
 

@@ -11,6 +11,7 @@ import typer
 
 from trimtab.cli import (
     compress,
+    enroll,
     evaluate,
     export,
     init,
@@ -19,6 +20,7 @@ from trimtab.cli import (
     package,
     profiles,
     publish,
+    repo,
     report,
     serve,
 )
@@ -42,11 +44,13 @@ for module in (
     evaluate,
     package,
     serve,
+    enroll,
     publish,
     report,
     optimize,
 ):
     app.command(module.__name__.rpartition(".")[2])(module.command)
+app.add_typer(repo.app, name="repo")
 
 
 @app.callback(invoke_without_command=True)

@@ -23,7 +23,10 @@ Workspace = Annotated[
 Broker = Annotated[
     str,
     typer.Option(
-        "--broker", "-b", envvar="TRIMTAB_BROKER", help="The MQTT broker, as mqtt://HOST:PORT."
+        "--broker",
+        "-b",
+        envvar="TRIMTAB_BROKER",
+        help="The MQTT broker, as mqtt://HOST:PORT, or mqtts://HOST:PORT for TLS.",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="The device's id.")]

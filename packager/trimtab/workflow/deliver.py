@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from trimtab.fleet.commands import Console
 from trimtab.fleet.devices import Devices
 from trimtab.fleet.ingest import Ingest
 from trimtab.fleet.publish import PublishResult, Terms, assign, publish_package
 from trimtab.fleet.reports import ReportStore
 from trimtab.fleet.shelf import Shelf
 from trimtab.package.read import Package
+from trimtab.workflow.identity import open_link
 from trimtab.workflow.workspace import Workspace
+from trimtab_agent.contract.commands import Action, CommandReply
 from trimtab_agent.contract.messages import Assignment, Report, Status
 from trimtab_agent.link import Link, parse_broker_url
 
@@ -89,19 +91,30 @@ class Delivery:
         """
         return self._ingest.wait_for_report(assignment.device, assignment.counter, timeout_s)
 
+    def statuses(self) -> dict[str, Status]:
+        """Returns the last status of every device that was heard of, by device id."""
+        return self._devices.statuses()
+
+    def tell(
+        self, device: str, action: Action, *, lines: int | None = None, timeout_s: float
+    ) -> CommandReply:
+        """Has a device do something now; see `trimtab.fleet.commands.Console.tell`."""
+        console = Console(self._link, self._repository)
+        return console.tell(device, action, lines=lines, timeout_s=timeout_s)
+
 
 @contextmanager
 def open_delivery(workspace: Workspace, broker: str) -> Iterator[Delivery]:
     """Connects to a broker.
 
     Raises:
-        CallerError: The broker's address is malformed.
+        CallerError: The broker's address is malformed, or the host's certificate unusable.
         BrokerError: The broker is not there, or refuses.
         StorageError: The reports' database cannot be opened.
     """
     store = ReportStore(workspace.database_url)
     shelf = Shelf(workspace.database_url)
-    link = Link(parse_broker_url(broker), f"trimtab-host-{uuid.uuid4().hex[:8]}")
+    link = open_link(workspace, parse_broker_url(broker))
     try:
         with link:
             link.connect(CONNECT_TIMEOUT_S)
