@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TypeVar
 
 from trimtab_agent.contract import codec, topics
+from trimtab_agent.contract.commands import CommandReply
 from trimtab_agent.contract.messages import Progress, Report, Status
 from trimtab_agent.errors import FormatError
 
-M = TypeVar("M", Report, Progress, Status)
+M = TypeVar("M", Report, Progress, Status, CommandReply)
 
 
 def decode_from_device(topic: str, payload: bytes, kind: type[M]) -> M:

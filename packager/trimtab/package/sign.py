@@ -22,6 +22,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from trimtab.errors import MissingKeyError, RepositoryError, StagedError
 from trimtab.package.changes import Changes, OfflineRole, Outcome
 from trimtab.package.counters import Counters
@@ -34,6 +36,7 @@ from trimtab.package.staged import StagedFiles
 from trimtab.package.status import RepositoryStatus, describe
 from trimtab.package.target_files import TargetFiles, check_release
 from trimtab_agent.contract import codec
+from trimtab_agent.contract.commands import COMMAND_CONTEXT, Action, Command
 from trimtab_agent.contract.messages import (
     ASSIGNMENT_CONTEXT,
     ASSIGNMENT_KEYS_TARGET,
@@ -49,6 +52,9 @@ from trimtab_agent.errors import CallerError
 ASSIGNMENT_DAYS = 30
 """How long an assignment holds: a device that was off for a month still takes it, and one that
 is replayed later to a device whose memory was wiped is refused."""
+
+COMMAND_HOURS = 1
+"""How long a command holds: it is for now. A device whose clock is wrong by more refuses it."""
 
 ROOT_FILE = "1.root.json"
 
@@ -231,7 +237,7 @@ class Repository:
             raise CallerError(f"counters only rise: {by} is not above zero")
         return self._counters.skip(by)
 
-    def refresh_timestamp(self) -> None:
+    def refresh_timestamp(self) -> Outcome:
         """Signs a new timestamp, and a new snapshot once half of its time is over.
 
         Devices refuse what has expired. Publishing and assigning call this when it is due; a host
@@ -242,7 +248,7 @@ class Repository:
             StorageError: The disk has no room or refuses a write.
         """
         with self._sole_writer():
-            self._changes.renew_online(snapshot=self._is_half_over("snapshot"))
+            return self._changes.renew_online(snapshot=self._is_half_over("snapshot"))
 
     @property
     def needs_refresh(self) -> bool:
@@ -335,6 +341,37 @@ class Repository:
             RepositoryError: The assignment key is missing or broken.
         """
         return self.sign_message(codec.encode(assignment), ASSIGNMENT_CONTEXT)
+
+    def new_command(self, device: str, action: Action, *, lines: int | None = None) -> Command:
+        """Returns a command with the device's next counter: the sequence that assignments have.
+
+        Args:
+            device: The device it is for.
+            action: What it is to do.
+            lines: For `logs`: how many; None leaves it at the default.
+
+        Raises:
+            CallerError: The device id cannot be used.
+            RepositoryError: The counters cannot be kept.
+        """
+        check_device_id(device)
+        now = self._clock()
+        command = Command(
+            device=device,
+            counter=self._counters.next(device),
+            action=action,
+            issued=_rfc3339(now),
+            expires=_rfc3339(now + timedelta(hours=COMMAND_HOURS)),
+        )
+        return command if lines is None else msgspec.structs.replace(command, lines=lines)
+
+    def sign_command(self, command: Command) -> bytes:
+        """Returns the message for the device: the command with a signature over its bytes.
+
+        Raises:
+            RepositoryError: The assignment key is missing or broken.
+        """
+        return self.sign_message(codec.encode(command), COMMAND_CONTEXT)
 
     def sign_message(self, payload: bytes, context: bytes) -> bytes:
         """Returns a `Signed` message by the assignment keys that are here.
