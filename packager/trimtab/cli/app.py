@@ -11,6 +11,7 @@ import typer
 
 from trimtab.cli import (
     compress,
+    device,
     enroll,
     evaluate,
     export,
@@ -51,6 +52,7 @@ for module in (
 ):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(repo.app, name="repo")
+app.add_typer(device.app, name="device")
 
 
 @app.callback(invoke_without_command=True)
