@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trimtab.cli.keys import Keys, PassphraseFile, key_sources
 from trimtab.cli.options import (
     DEFAULT_BROKER,
     DEFAULT_WORKSPACE,
@@ -59,6 +60,8 @@ def command(
     workspace: Workspace = DEFAULT_WORKSPACE,
     broker: Broker = DEFAULT_BROKER,
     seed: Seed = 0,
+    keys: Keys = None,
+    passphrase_file: PassphraseFile = None,
     json: Json = False,
 ) -> None:
     """Compress, send to a device, measure there, and compress again until the budget is met.
@@ -75,7 +78,9 @@ def command(
     from trimtab.workflow.source import load_source
     from trimtab.workflow.workspace import Workspace as Opened
 
-    opened = Opened.open(workspace)
+    opened = Opened.open(workspace, sources=key_sources(keys, passphrase_file))
+    # Now, while somebody is there: the first release comes after minutes or hours of work.
+    opened.repository().check_can_release()
     check_writable(output)
     chosen = detect_profile() if profile is None else load_profile(profile)
     job = Task(

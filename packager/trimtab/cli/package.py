@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from trimtab.cli.keys import Keys, PassphraseFile, key_sources
 from trimtab.cli.options import DEFAULT_WORKSPACE, Json, Workspace
 from trimtab.cli.output import print_json
 
@@ -18,6 +19,8 @@ def command(
     name: Annotated[str, typer.Option(help="The package's name, the same over its versions.")],
     version: Annotated[str, typer.Option(help="Its version; a released one is never changed.")],
     workspace: Workspace = DEFAULT_WORKSPACE,
+    keys: Keys = None,
+    passphrase_file: PassphraseFile = None,
     json: Json = False,
 ) -> None:
     """Pack a compressed model into one file and sign it.
@@ -28,7 +31,7 @@ def command(
     from trimtab.workflow.release import earlier_versions, release
     from trimtab.workflow.workspace import Workspace as Opened
 
-    opened = Opened.open(workspace)
+    opened = Opened.open(workspace, sources=key_sources(keys, passphrase_file))
     bases = earlier_versions(
         opened, name=name, version=version, created=read_compressed(folder).created
     )

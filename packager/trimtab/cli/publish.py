@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from trimtab.cli.keys import Keys, PassphraseFile, key_sources
 from trimtab.cli.options import DEFAULT_BROKER, DEFAULT_WORKSPACE, Broker, Json, Workspace
 from trimtab.cli.output import log, print_json
 from trimtab.cli.report import print_reports
@@ -23,6 +24,8 @@ def command(
     wait_s: Annotated[
         float, typer.Option(help="How long to wait for the device's report; 0 does not wait.")
     ] = 300.0,
+    keys: Keys = None,
+    passphrase_file: PassphraseFile = None,
     json: Json = False,
 ) -> None:
     """Publish a package over MQTT, assign it to a device, and wait for its report.
@@ -33,7 +36,7 @@ def command(
     from trimtab.workflow.release import find_package
     from trimtab.workflow.workspace import Workspace as Opened
 
-    opened = Opened.open(workspace)
+    opened = Opened.open(workspace, sources=key_sources(keys, passphrase_file))
     found = find_package(opened, package)
     with open_delivery(opened, broker) as delivery:
         published = delivery.publish(found)

@@ -117,7 +117,7 @@ class Changes:
             return []
         return [*self._lacking(targets, state), *problems]
 
-    def renew_online(self, *, snapshot: bool) -> None:
+    def renew_online(self, *, snapshot: bool) -> Outcome:
         """Signs a new timestamp, and a new snapshot if asked to.
 
         Raises:
@@ -125,7 +125,9 @@ class Changes:
             StorageError: A file cannot be written.
         """
         root = self._files.root().signed
-        self._files.replace(self._online.renewed(root, snapshot=snapshot))
+        files = self._online.renewed(root, snapshot=snapshot)
+        self._files.replace(files)
+        return Outcome(in_force=tuple(files))
 
     def missing(self, state: State) -> tuple[str, ...]:
         """Returns what each staged file lacks, a line each."""

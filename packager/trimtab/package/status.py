@@ -62,7 +62,7 @@ class StagedStatus(msgspec.Struct, kw_only=True, frozen=True):
         expires: When it expires.
         signed: Names of the keys that have signed.
         missing: Names of the keys that can sign and have not.
-        targets: TUF targets that it adds or changes.
+        changes: What it would change: TUF targets, keys and thresholds, a line each.
     """
 
     role: str
@@ -70,7 +70,7 @@ class StagedStatus(msgspec.Struct, kw_only=True, frozen=True):
     expires: datetime
     signed: tuple[str, ...]
     missing: tuple[str, ...]
-    targets: tuple[str, ...] = ()
+    changes: tuple[str, ...]
 
 
 class RepositoryStatus(msgspec.Struct, kw_only=True, frozen=True):
@@ -168,19 +168,44 @@ def _key(role: str, keyid: str, keys: KeyStore) -> KeyStatus:
 def _staged(state: State, keys: KeyStore) -> tuple[StagedStatus, ...]:
     found = []
     if state.staged_root is not None:
-        found.append(_one_staged(state.staged_root, state, keys))
+        changes = _root_changes(state.root.signed, state.staged_root.signed, keys)
+        found.append(_one_staged(state.staged_root, state, keys, changes))
     if state.staged_targets is not None:
-        old = state.targets.signed.targets
-        new = state.staged_targets.signed.targets
-        changed = tuple(name for name in new if new[name] != old.get(name))
-        found.append(_one_staged(state.staged_targets, state, keys, changed))
+        changes = _targets_changes(state.targets.signed, state.staged_targets.signed)
+        found.append(_one_staged(state.staged_targets, state, keys, changes))
     return tuple(found)
 
 
+def _root_changes(old: Root, new: Root, keys: KeyStore) -> tuple[str, ...]:
+    lines = []
+    for name, role in new.roles.items():
+        before = old.roles[name]
+        lines += [
+            f"{name}: + {_named(name, k, keys)}" for k in role.keyids if k not in before.keyids
+        ]
+        lines += [
+            f"{name}: - {_named(name, k, keys)}" for k in before.keyids if k not in role.keyids
+        ]
+        if role.threshold != before.threshold:
+            lines.append(f"{name}: {role.threshold} keys must sign, not {before.threshold}")
+    return tuple(lines)
+
+
+def _targets_changes(old: Targets, new: Targets) -> tuple[str, ...]:
+    changed = [name for name in new.targets if new.targets[name] != old.targets.get(name)]
+    return tuple(f"targets: {'~' if name in old.targets else '+'} {name}" for name in changed)
+
+
+def _named(role: str, keyid: str, keys: KeyStore) -> str:
+    """Returns a key's name with the beginning of its id: names are local, ids are signed."""
+    return f"{keys.entry(role, keyid).name} ({keyid[:8]})"
+
+
 def _one_staged(
-    metadata: Metadata[S], state: State, keys: KeyStore, targets: tuple[str, ...] = ()
+    metadata: Metadata[S], state: State, keys: KeyStore, changes: tuple[str, ...]
 ) -> StagedStatus:
-    signed, missing = {}, {}
+    signed: dict[str, None] = {}
+    missing: dict[str, None] = {}
     role = metadata.signed.type
     for judge in state.judges:
         result = standing(judge, metadata)
@@ -192,5 +217,5 @@ def _one_staged(
         expires=metadata.signed.expires,
         signed=tuple(signed),
         missing=tuple(missing),
-        targets=targets,
+        changes=changes,
     )
