@@ -53,7 +53,6 @@ for module in (
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(repo.app, name="repo")
 app.add_typer(device.app, name="device")
-app.add_typer(repo.app, name="repo")
 
 
 @app.callback(invoke_without_command=True)
