@@ -146,6 +146,15 @@ class TufSimulator:
         )
         self.broker.publish_document("timestamp.json", self.sign("timestamp", self.timestamp))
 
+    def documents(self) -> dict[str, bytes]:
+        """Returns everything that was published, by document name."""
+        parts: dict[str, list[tuple[int, bytes]]] = {}
+        for topic, (payload, _) in self.broker.retained.items():
+            *_, name, part = topic.split("/")
+            if part.isdigit():
+                parts.setdefault(name, []).append((int(part), payload))
+        return {name: b"".join(data for _, data in sorted(got)) for name, got in parts.items()}
+
     def assign(self, assignment: Assignment, *, key: Ed25519PrivateKey | None = None) -> bytes:
         """Returns a signed assignment; `key` signs in place of the right one."""
         payload = codec.encode(assignment)
