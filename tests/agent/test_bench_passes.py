@@ -161,22 +161,33 @@ def test_golden_outputs_within_the_limit():
         (
             outputs([np.nan, 2], [9, 9]),
             outputs([1, 2], [3, 4]),
-            "output 0 (score) is not finite in golden sample 0",
+            "output 0 (score) is NaN or infinite in golden sample 0",
         ),
         (
             outputs([np.inf, 2]),
             outputs([np.inf, 2]),
-            "output 0 (score) is not finite in golden sample 0",
+            "output 0 (score) is NaN or infinite in golden sample 0",
         ),
         (outputs([1, 2, 3]), outputs([1, 2]), "output 0 (score) has the shape (1, 3), not (1, 2)"),
+        (
+            [np.array([[1, 2]], np.float64)],
+            outputs([1, 2]),
+            "output 0 (score) has the dtype float64, not float32",
+        ),
         ([], outputs([1, 2]), "the model gives 0 outputs, not 1"),
     ],
-    ids=["too far", "nan", "infinite", "shape", "number"],
+    ids=["too far", "nan", "infinite", "shape", "dtype", "number"],
 )
 def test_golden_outputs_that_fail(actual, expected, message):
     with pytest.raises(GoldenError) as caught:
         golden.compare(actual, expected, SPECS, limit=0.25)
     assert str(caught.value) == message
+
+
+def test_no_limit_lets_nan_and_infinity_through():
+    for value in (np.nan, np.inf, -np.inf):
+        with pytest.raises(GoldenError, match="is NaN or infinite in golden sample 1"):
+            golden.compare(outputs([1, 2], [value, 2]), outputs([1, 2], [1, 2]), SPECS, limit=1e308)
 
 
 def test_golden_integers_do_not_wrap_around():

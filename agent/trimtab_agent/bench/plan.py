@@ -36,6 +36,7 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
         energy_s: Length of the energy pass under load.
         grace_s: How much longer than its longest pass a process may take, to start, to load the
             model and for passes that are counted in runs.
+        sample_s: How much longer still for each golden sample that is checked.
         compile_s: How much longer still where an accelerator may have to compile the model:
             TensorRT takes minutes on the boards that have it.
     """
@@ -54,6 +55,7 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     idle_s: Seconds = 2.0
     energy_s: Seconds = 3.0
     grace_s: Seconds = 90.0
+    sample_s: Seconds = 10.0
     compile_s: Seconds = 1800.0
 
     @property

@@ -63,7 +63,8 @@ def timeout_s(request: Request) -> float:
     """Returns how long a pass may take."""
     plan, runtime = request.plan, request.runtime
     compiles = wishes_accelerator(runtime.name, runtime.options)
-    return plan.timeout_s + (plan.compile_s if compiles else 0.0)
+    samples = 0 if request.golden is None else request.golden.count
+    return plan.timeout_s + samples * plan.sample_s + (plan.compile_s if compiles else 0.0)
 
 
 def understand(stdout: bytes, request: Request) -> Reply:

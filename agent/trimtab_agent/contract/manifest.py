@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from trimtab_agent.contract import codec
+from trimtab_agent.contract import codec, processing
 from trimtab_agent.errors import FormatError
 
 FORMAT: Literal[2] = 2
@@ -58,12 +58,15 @@ class TensorSpec(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
         dtype: numpy's name, such as `float32`.
         quantization: Of integers that stand for real numbers, where the file tells it; else None,
             and then no such field is written.
+        processing: What the application does to an input before the model, to an output after
+            it, in order; not written where nothing is declared.
     """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: str
     quantization: Quantization | None = None
+    processing: tuple[processing.Step, ...] = ()
 
 
 class Chunk(msgspec.Struct, kw_only=True, frozen=True):
@@ -126,19 +129,54 @@ class RuntimeSpec(msgspec.Struct, kw_only=True, frozen=True):
     made_with: str | None = None
 
 
-class Golden(msgspec.Struct, kw_only=True, frozen=True):
+TaskMetric = Literal["top1", "token_accuracy", "rmse"]
+"""What the first output is held against the labels by:
+
+* `top1`: share of samples whose label has the largest score; a single score says class 1 above
+  the threshold.
+* `token_accuracy`: share of positions whose label has the largest score, along the last axis.
+* `rmse`: root mean square error, in the labels' unit.
+
+Labels of -1 are padding: they do not count.
+"""
+
+
+class GoldenTask(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """How well the model does its task on the golden samples, by their labels.
+
+    Attributes:
+        metric: The figure.
+        value: What the packaged file reached on the host, on these very samples.
+        limit: The worst that is accepted on a device: the least, of `rmse` the largest.
+        threshold: From which on a single score says class 1; None for several scores.
+    """
+
+    metric: TaskMetric
+    value: float
+    limit: float
+    threshold: float | None = None
+
+    def accepts(self, value: float) -> bool:
+        """Says whether a device's figure is good enough; NaN never is."""
+        return value <= self.limit if self.metric == "rmse" else value >= self.limit
+
+
+class Golden(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """Samples whose outputs the device must reproduce before the package may become active.
 
     Attributes:
         path: Path in the package of an `.npz` file with the arrays `in_<i>` and `out_<i>`, the
-            i-th input and output of the manifest, samples along the first axis.
+            i-th input and output of the manifest, samples along the first axis; and `labels`,
+            where there is a task.
         count: Number of samples.
         max_abs_error: Largest difference from `out_<i>` that is accepted in any element.
+        task: What the labels say; None, and not written, where there are none.
     """
 
     path: str
     count: Annotated[int, msgspec.Meta(ge=1)]
     max_abs_error: Annotated[float, msgspec.Meta(ge=0)]
+    task: GoldenTask | None = None
 
 
 class Hardware(msgspec.Struct, kw_only=True, frozen=True):
@@ -420,6 +458,13 @@ def _faults(manifest: Manifest) -> list[str]:
         for role, path in (("model", manifest.runtime.model), ("golden", manifest.golden.path))
         if path not in paths
     )
+    outputs = frozenset(spec.name for spec in manifest.outputs)
+    for role, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
+        for spec in specs:
+            place = f"{role} {spec.name!r}"
+            faults += processing.faults(
+                place, spec.processing, of_input=role == "input", outputs=outputs
+            )
     return faults
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from trimtab_agent.contract.manifest import TaskMetric
 from trimtab_agent.contract.measurement import Comparison, GateResult, Measurement
 
 Ratio = Annotated[float, msgspec.Meta(gt=0)]
@@ -147,12 +148,13 @@ State = Literal[
     "verifying",
     "staged",
     "checked",
-    "active",
     "measured",
+    "trial",
+    "committed",
     "rolled_back",
     "refused",
 ]
-"""Steps of an update, in order; `rolled_back` and `refused` end it early."""
+"""Steps of an update, in order; `refused` ends it before the switch, `rolled_back` after it."""
 
 
 class Progress(msgspec.Struct, kw_only=True, frozen=True):
@@ -180,21 +182,50 @@ class Transfer(msgspec.Struct, kw_only=True, frozen=True):
         chunks: Distinct chunks in the package.
         chunks_reused: Those that were on the device already.
         wire_bytes: Bytes of the chunks that were fetched.
-        duration_s: From the first request to the last verified chunk.
+        duration_s: From the first request to the last verified chunk, with every wait between.
+        by_way: How many came by which way, such as `broadcast`, `retained`, `asked`, `folder`;
+            None in reports of agents before this field.
+        rejected: Chunks that came with wrong bytes and were fetched anew; None likewise.
     """
 
     chunks: int
     chunks_reused: int
     wire_bytes: int
     duration_s: float
+    by_way: dict[str, int] | None = None
+    rejected: int | None = None
+
+
+class TaskCheck(msgspec.Struct, kw_only=True, frozen=True):
+    """The golden samples' labels on this device.
+
+    Attributes:
+        metric: What was computed (`manifest.TaskMetric`).
+        value: On this device.
+        host_value: On the host.
+        limit: The worst that the package accepts.
+    """
+
+    metric: TaskMetric
+    value: float
+    host_value: float
+    limit: float
 
 
 class GoldenCheck(msgspec.Struct, kw_only=True, frozen=True):
-    """The golden samples on this device: how far the outputs were from the package's."""
+    """The golden samples on this device.
+
+    Attributes:
+        samples: How many.
+        max_abs_error: How far an output was from the package's, at most.
+        limit: How far it may be.
+        task: What the labels say; None if the package has none.
+    """
 
     samples: int
     max_abs_error: float
     limit: float
+    task: TaskCheck | None = None
 
 
 class HealthCheck(msgspec.Struct, kw_only=True, frozen=True):
