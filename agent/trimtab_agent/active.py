@@ -43,7 +43,7 @@ def load_active(state_dir: Path | str = STATE_DIR) -> ActiveModel:
 
     Raises:
         CallerError: Nothing is active there.
-        FormatError: The package is damaged.
+        DamagedError: The package is damaged.
         RuntimeUnavailableError: Its runtime is not installed for this Python.
         StorageError: It cannot be read.
     """

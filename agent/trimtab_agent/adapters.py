@@ -6,7 +6,7 @@ import functools
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -15,6 +15,7 @@ from trimtab_agent.bench.plan import NORMAL, QUICK, Plan
 from trimtab_agent.config import MeasureConfig
 from trimtab_agent.contract import codec
 from trimtab_agent.contract.chunks import distinct_chunks
+from trimtab_agent.contract.commands import COMMAND_CONTEXT, Command
 from trimtab_agent.contract.manifest import Manifest
 from trimtab_agent.contract.measurement import Comparison, Measurement, OperatorTime
 from trimtab_agent.contract.messages import (
@@ -24,49 +25,71 @@ from trimtab_agent.contract.messages import (
     Inventory,
     Transfer,
 )
-from trimtab_agent.fetcher import MqttDocuments
+from trimtab_agent.sources import Documents
 from trimtab_agent.store import Version
-from trimtab_agent.transfer import Connection, mqtt_ways
-from trimtab_agent.verifier import Verifier
+from trimtab_agent.transfer import Ways
 
 if TYPE_CHECKING:
     from trimtab_agent.bench import Subject
 
 
-class BrokerSource:
-    """Assignments, manifests and chunks from an MQTT broker (`ports.Source`).
+class Trust(Protocol):
+    """What is believed: `verifier.Verifier` in a child process, `trust.TrustStore` in this one."""
+
+    def target(self, documents: Documents, name: str) -> bytes:
+        """Returns the verified content of a TUF target."""
+
+    def payload(
+        self,
+        documents: Documents,
+        signed: bytes,
+        *,
+        what: str,
+        context: bytes,
+        device: str,
+        now: datetime,
+    ) -> bytes:
+        """Returns the payload of a signed message."""
+
+
+class PackageSource:
+    """Assignments, manifests and chunks, wherever they come from (`ports.Source`).
 
     Args:
-        link: The connection.
-        verifier: Says what to believe.
+        documents: Metadata and manifests.
+        ways: Where chunks come from.
+        trust: Says what to believe.
         device: This device's id.
-        timeout_s: Longest silence before something counts as missing.
     """
 
-    def __init__(
-        self, link: Connection, verifier: Verifier, *, device: str, timeout_s: float
-    ) -> None:
-        self._verifier = verifier
+    def __init__(self, documents: Documents, ways: Ways, trust: Trust, *, device: str) -> None:
+        self._documents = documents
+        self._ways = ways
+        self._trust = trust
         self._device = device
-        self._ways = mqtt_ways(link, device=device, timeout_s=timeout_s)
-        self._documents = MqttDocuments(link, timeout_s=timeout_s)
 
     def verify_assignment(self, signed: bytes, *, now: datetime) -> Assignment:
         """See `ports.Source`."""
-        what = "the assignment"
-        payload = self._verifier.payload(
-            self._documents,
-            signed,
-            what=what,
-            context=ASSIGNMENT_CONTEXT,
-            device=self._device,
-            now=now,
+        payload = self._verify(signed, "the assignment", ASSIGNMENT_CONTEXT, now)
+        return codec.decode(payload, Assignment, what="the assignment's payload")
+
+    def verify_command(self, signed: bytes, now: datetime) -> Command:
+        """Returns the command in a signed message.
+
+        Raises:
+            As `verify_assignment`.
+        """
+        payload = self._verify(signed, "the command", COMMAND_CONTEXT, now)
+        return codec.decode(payload, Command, what="the command's payload")
+
+    def _verify(self, signed: bytes, what: str, context: bytes, now: datetime) -> bytes:
+        return self._trust.payload(
+            self._documents, signed, what=what, context=context, device=self._device, now=now
         )
-        return codec.decode(payload, Assignment, what=f"{what}'s payload")
 
     def manifest(self, target: str) -> bytes:
         """See `ports.Source`."""
-        return self._verifier.target(self._documents, target)
+        return self._trust.target(self._documents, target)
 
     def pull(
         self,
@@ -182,6 +205,6 @@ class SystemClock:
         """See `ports.Clock`."""
         return datetime.now(timezone.utc)
 
-    def sleep(self, seconds: float) -> None:
+    def monotonic_s(self) -> float:
         """See `ports.Clock`."""
-        time.sleep(seconds)
+        return time.monotonic()

@@ -10,21 +10,30 @@ import contextlib
 import logging
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from trimtab_agent.contract import codec, topics
 from trimtab_agent.contract.messages import Acknowledgement, Inventory, Progress, Report, Status
-from trimtab_agent.errors import BrokerError, NetworkError, PackageError
+from trimtab_agent.errors import (
+    BrokerError,
+    DamagedError,
+    NetworkError,
+    PackageError,
+    StorageError,
+    TrimtabError,
+)
 from trimtab_agent.outbox import Outbox
-from trimtab_agent.updater import Updater
+from trimtab_agent.updater import Step, Updater
 from trimtab_agent.window import Handler
 
 _log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 10.0
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
+ONCE_TRIES = 5
+"""With `once`: errors that may pass, until the run is given up."""
 FAREWELL_S = 30.0
 """Longest wait, with `once`, for the host to acknowledge the report."""
 
@@ -68,11 +77,25 @@ class Acknowledged:
 
 
 @dataclass(frozen=True)
+class Commanded:
+    """A signed command came."""
+
+    signed: bytes
+
+
+@dataclass(frozen=True)
 class Connected:
     """A connection was made."""
 
 
-Event = Assigned | Acknowledged | Connected
+Event = Assigned | Acknowledged | Commanded | Connected
+
+
+class Commands(Protocol):
+    """What does what the host asks for now; `trimtab_agent.commands.Commands` is one."""
+
+    def handle(self, signed: bytes) -> bytes | None:
+        """Does what a message says, and returns the reply, or None if there shall be none."""
 
 
 def status_message(device: str, active: str | None, inventory: Inventory | None) -> bytes:
@@ -89,6 +112,7 @@ class Agent:
         device: The device's id.
         link: The connection, not connected yet.
         updater: Does the updates.
+        commands: Does what the host asks for now.
         outbox: Sends the reports.
         inventory: What the device is.
         active: Tells the TUF target name of the active package, or None.
@@ -101,20 +125,23 @@ class Agent:
         device: str,
         link: Connection,
         updater: Updater,
+        commands: Commands,
         outbox: Outbox,
         inventory: Inventory,
         active: Callable[[], str | None],
-        show: Callable[[Report | PackageError], None],
+        show: Callable[[Report | TrimtabError], None],
     ) -> None:
         self._device = device
         self._link = link
         self._updater = updater
+        self._commands = commands
         self._outbox = outbox
         self._inventory = inventory
         self._active = active
         self._show = show
         self._events: queue.Queue[Event] = queue.Queue()
         self._status = b""
+        self._errors = 0
 
     def run(self, *, once: bool) -> Report | None:
         """Runs until it is interrupted, or with `once` until one update has ended.
@@ -129,21 +156,26 @@ class Agent:
         Raises:
             BrokerError: With `once`: the broker cannot be reached.
             PackageError: With `once`: the assignment is refused.
-            StorageError: The disk is full or refuses.
+            NetworkError: With `once`: something did not come in `ONCE_TRIES`.
+            DamagedError: The database was damaged while the agent ran; the next start mends it.
         """
-        self._updater.clean_up()
+        with _storage_logged():
+            self._updater.clean_up()
         self._remember_status()
         self._subscribe()
         self._connect(once=once)
         while True:
-            report = self._update()
-            if report and once:
+            step = self._updater.step(self._has_urgent)
+            self._tell(step, once=once)
+            if step.ended and once:
                 self._say_farewell()
-                return report
-            self._act(self._wait(), once=once)
+                return step.ended
+            self._act(self._wait(step.wait_s))
 
     def stop(self) -> None:
         """Says that this device goes, so that the broker need not find out."""
+        with _storage_logged():
+            self._updater.stop()
         with contextlib.suppress(NetworkError):
             message = status_message(self._device, None, None)
             self._link.publish(topics.status(self._device), message, retain=True, wait_s=2.0)
@@ -156,6 +188,9 @@ class Agent:
         self._link.subscribe(
             topics.acknowledgement(self._device),
             lambda _, body, __: self._events.put(Acknowledged(body)),
+        )
+        self._link.subscribe(
+            topics.command(self._device), lambda _, body, __: self._events.put(Commanded(body))
         )
         self._link.when_connected(self._announce)
 
@@ -182,33 +217,67 @@ class Agent:
             else:
                 return
 
-    def _update(self) -> Report | None:
-        """Does the update that is under way, if any."""
-        report = self._updater.run()
-        if report:
-            self._remember_status()
-            with contextlib.suppress(BrokerError):
-                self._link.publish(topics.status(self._device), self._status, retain=True)
-            self._show(report)
-        return report
+    def _has_urgent(self) -> bool:
+        """Says whether something came that a transfer should be left off for."""
+        with self._events.mutex:
+            waiting = list(self._events.queue)
+        return any(
+            isinstance(event, Commanded)
+            or (isinstance(event, Assigned) and not self._updater.knows(event.signed))
+            for event in waiting
+        )
+
+    def _tell(self, step: Step, *, once: bool) -> None:
+        """Tells what a step has come to, here and to the host."""
+        if step.ended:
+            self._show_status()
+            self._show(step.ended)
+        if step.error is None:
+            return
+        self._errors += 1
+        if once and (isinstance(step.error, PackageError) or self._errors >= ONCE_TRIES):
+            raise step.error
+        if isinstance(step.error, (NetworkError, StorageError)):
+            _log.warning("%s", step.error)
+        else:
+            self._show(step.error)
+
+    def _show_status(self) -> None:
+        self._remember_status()
+        with contextlib.suppress(BrokerError):
+            self._link.publish(topics.status(self._device), self._status, retain=True)
 
     def _wait(self, timeout_s: float | None = None) -> Event | None:
         """Sends what is due, and waits for an event or for the next sending."""
-        due_s = self._outbox.send_due()
+        due_s = None
+        with _storage_logged():
+            due_s = self._outbox.send_due()
         waits = [wait for wait in (due_s, timeout_s) if wait is not None]
         try:
             return self._events.get(timeout=max(min(waits), 0) if waits else None)
         except queue.Empty:
             return None
 
-    def _act(self, event: Event | None, *, once: bool) -> None:
+    def _act(self, event: Event | None) -> None:
         """Acts on one event."""
         if isinstance(event, Connected):
             self._outbox.reconnected()
+            self._updater.reconnected()
         elif isinstance(event, Acknowledged):
             self._acknowledge(event.message)
         elif isinstance(event, Assigned):
-            self._accept(event, once=once)
+            self._updater.offer(event.signed)
+        elif isinstance(event, Commanded):
+            self._obey(event.signed)
+
+    def _obey(self, signed: bytes) -> None:
+        """Hands a command over, and sends the reply; the host asks again if it is lost."""
+        with _storage_logged():
+            reply = self._commands.handle(signed)
+            if reply is not None:
+                with contextlib.suppress(BrokerError):
+                    self._link.publish(topics.reply(self._device), reply)
+        self._show_status()
 
     def _acknowledge(self, message: bytes) -> None:
         try:
@@ -216,20 +285,8 @@ class Agent:
         except PackageError as error:
             _log.warning("%s", error)
         else:
-            self._outbox.acknowledge(acknowledgement.ids)
-
-    def _accept(self, event: Assigned, *, once: bool) -> None:
-        try:
-            self._updater.accept(event.signed)
-        except PackageError as error:
-            if once:
-                raise
-            self._show(error)
-        except NetworkError as error:
-            if once:
-                raise
-            _log.warning("%s; the assignment is kept and tried again", error)
-            self._events.put(event)
+            with _storage_logged():  # it is sent again, and acknowledged again
+                self._outbox.acknowledge(acknowledgement.ids)
 
     def _say_farewell(self) -> None:
         """Waits a while for the host to acknowledge the report; it is kept in any case."""
@@ -237,7 +294,18 @@ class Agent:
         while len(self._outbox) and time.monotonic() < deadline:
             event = self._wait(deadline - time.monotonic())
             if not isinstance(event, Assigned):  # the broker keeps it for the next run
-                self._act(event, once=True)
+                self._act(event)
+
+
+@contextlib.contextmanager
+def _storage_logged() -> Iterator[None]:
+    """Goes on where the disk refuses: what was not written is written at the next occasion."""
+    try:
+        yield
+    except DamagedError:
+        raise
+    except StorageError as error:
+        _log.warning("%s", error)
 
 
 def progress_publisher(

@@ -55,7 +55,7 @@ def assemble(order: Order, *, working: Callable[[], None] = lambda: None) -> Non
     """
     manifest = parse_manifest(order.manifest)
     directory = Path(order.directory)
-    cache = ChunkCache(Path(order.chunks), Path(order.staging))
+    cache = ChunkCache(Path(order.chunks))
     with storage_errors(f"installing {manifest.name} {manifest.version}"):
         directory.chmod(0o755)  # mkdtemp's 0700 would hide the model from programs that use it
         _write_synced(directory / MANIFEST, [order.manifest])

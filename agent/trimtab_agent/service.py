@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import logging
 from pathlib import Path
 
 from trimtab_agent.adapters import DeviceBench, PackageSource, SystemClock
@@ -14,8 +13,8 @@ from trimtab_agent.contract import topics
 from trimtab_agent.contract.messages import Report
 from trimtab_agent.durable import sole_user
 from trimtab_agent.errors import CallerError, ConfigError, TrimtabError
-from trimtab_agent.hooks import DeviceHooks
 from trimtab_agent.fetcher import MqttDocuments
+from trimtab_agent.hooks import DeviceHooks
 from trimtab_agent.installer import assemble_in_child
 from trimtab_agent.link import Link
 from trimtab_agent.log_ring import LogRing
@@ -74,7 +73,7 @@ def _assemble(config: Config, output: Output, link: Link, memory: Memory, root: 
     )
     verifier = Verifier(config.state_path / "trust", root)
     bench = DeviceBench(config.profile, config.measure)
-    source = BrokerSource(link, verifier, device=config.device, timeout_s=config.timeout_s)
+    source = PackageSource(documents, ways, verifier, device=config.device)
     clock = SystemClock()
     updater = Updater(
         memory=memory,

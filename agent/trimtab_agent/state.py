@@ -8,6 +8,7 @@ one transaction: the counter with the assignment it came with, the end of an upd
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,12 +19,26 @@ from typing import Any
 import msgspec
 
 from trimtab_agent.contract import codec
-from trimtab_agent.contract.measurement import Measurement
-from trimtab_agent.contract.messages import Assignment, GoldenCheck, Report, State, Transfer
-from trimtab_agent.errors import StorageError
+from trimtab_agent.contract.measurement import Comparison, GateResult, Measurement
+from trimtab_agent.contract.messages import (
+    Assignment,
+    Failure,
+    GoldenCheck,
+    Report,
+    State,
+    Transfer,
+)
+from trimtab_agent.durable import storage_errors
+from trimtab_agent.errors import DamagedError, FormatError, StorageError
+
+_log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+"""The `user_version` of the tables below; raised when an older agent could not use them."""
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS assignment (
+BEGIN;
+CREATE TABLE assignment (
     only INTEGER PRIMARY KEY CHECK (only = 1),
     counter INTEGER NOT NULL,           -- of the last assignment that was accepted
     message_sha256 TEXT NOT NULL,       -- of the signed message it came in
@@ -32,14 +47,42 @@ CREATE TABLE IF NOT EXISTS assignment (
     step TEXT NOT NULL,                 -- the state that was reached
     findings BLOB NOT NULL,             -- JSON: what came out of the steps before
     attempts INTEGER NOT NULL,          -- how often the work of this step was begun
+    retries INTEGER NOT NULL,           -- how often the network was in the way of this step
     settled INTEGER NOT NULL            -- 1 once there is a report
 );
-CREATE TABLE IF NOT EXISTS outbox (
+CREATE TABLE outbox (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
     report BLOB NOT NULL                -- JSON
 );
+CREATE TABLE orders (
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    paused INTEGER NOT NULL,            -- 1 while nothing new may begin
+    command INTEGER,                    -- counter of the last command that was done
+    reply BLOB                          -- what was answered to it
+);
+INSERT INTO orders VALUES (1, 0, NULL, NULL);
+PRAGMA user_version = 1;
+COMMIT;
 """
+
+
+class TrialRecord(msgspec.Struct, kw_only=True, frozen=True):
+    """How the trial of a version has gone so far.
+
+    Attributes:
+        hooked: Whether the hook `after_switch` was run.
+        elapsed_s: Time on trial while this agent ran, added up over restarts.
+        runs: How often the health command was run.
+        failures: How often it failed.
+        failing: How often it failed since it last succeeded.
+    """
+
+    hooked: bool = False
+    elapsed_s: float = 0.0
+    runs: int = 0
+    failures: int = 0
+    failing: int = 0
 
 
 class Findings(msgspec.Struct, kw_only=True, frozen=True):
@@ -50,12 +93,22 @@ class Findings(msgspec.Struct, kw_only=True, frozen=True):
         transfer: What was fetched.
         golden: How the golden samples came out.
         measurement: What was measured.
+        comparison: The running version beside it.
+        gates: The limits it was held against.
+        switching: Whether `current` was, or may have been, pointed at it by this update.
+        trial: How its trial goes.
+        failure: Why it ends. What is left to do then is to go back, and to report.
     """
 
     manifest: bytes | None = None
     transfer: Transfer | None = None
     golden: GoldenCheck | None = None
     measurement: Measurement | None = None
+    comparison: Comparison | None = None
+    gates: tuple[GateResult, ...] = ()
+    switching: bool = False
+    trial: TrialRecord | None = None
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)
@@ -82,16 +135,36 @@ class Memory:
         path: The database file; made if it is not there.
 
     Raises:
-        StorageError: It cannot be opened or is damaged.
+        DamagedError: It is no database, or not whole.
+        StorageError: It cannot be opened, or was made by a newer agent.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         with self._errors():
             self._database = sqlite3.connect(path, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
-            self._database.executescript(_SCHEMA)
+        try:
+            with self._errors():
+                self._database.execute("PRAGMA journal_mode=WAL")
+                self._database.execute("PRAGMA synchronous=FULL")
+                self._make_tables()
+        except StorageError:
+            self._database.close()
+            raise
+
+    def _make_tables(self) -> None:
+        """Makes the tables of a new database, and refuses one that this agent cannot use."""
+        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise StorageError(
+                f"{self._path} was made by a newer agent (format {version}; this one knows "
+                f"{SCHEMA_VERSION}): install that agent again, or move the state directory away"
+            )
+        if version == SCHEMA_VERSION:
+            return
+        if self._database.execute("SELECT 1 FROM sqlite_master").fetchone():
+            raise DamagedError(f"{self._path} has tables of an unknown format")
+        self._database.executescript(_SCHEMA)
 
     def __enter__(self) -> Memory:
         return self
@@ -107,6 +180,17 @@ class Memory:
     def close(self) -> None:
         """Closes the database."""
         self._database.close()
+
+    def check(self) -> None:
+        """Reads everything once.
+
+        Raises:
+            DamagedError: Something is not what was written.
+        """
+        (found,) = self._one("PRAGMA quick_check") or ("nothing",)
+        if found != "ok":
+            raise DamagedError(f"the database {self._path} is damaged: {found}")
+        _ = self.pending, self.manifest, self.outbox, self.last_command
 
     @property
     def counter(self) -> int | None:
@@ -128,15 +212,24 @@ class Memory:
         )
         if row is None:
             return None
-        assignment = codec.decode(row[0], Assignment, what=f"the assignment in {self._path}")
-        findings = codec.decode(row[2], Findings, what=f"the findings in {self._path}")
-        return Pending(assignment=assignment, step=row[1], findings=findings, started=row[3])
+        return Pending(
+            assignment=self._decode(row[0], Assignment),
+            step=row[1],
+            findings=self._decode(row[2], Findings),
+            started=row[3],
+        )
+
+    @property
+    def manifest(self) -> bytes | None:
+        """Manifest of the last update that came so far, over or not."""
+        row = self._one("SELECT findings FROM assignment")
+        return self._decode(row[0], Findings).manifest if row else None
 
     def accept(self, assignment: Assignment, *, message_sha256: str, started: str) -> None:
         """Remembers a new assignment, in place of the one before."""
         with self._transaction() as database:
             database.execute(
-                "REPLACE INTO assignment VALUES (1, ?, ?, ?, ?, 'assigned', ?, 0, 0)",
+                "REPLACE INTO assignment VALUES (1, ?, ?, ?, ?, 'assigned', ?, 0, 0, 0)",
                 (
                     assignment.counter,
                     message_sha256,
@@ -150,15 +243,48 @@ class Memory:
         """Remembers that the update got to `step`, and what came out of the steps before it."""
         with self._transaction() as database:
             database.execute(
-                "UPDATE assignment SET step = ?, findings = ?, attempts = 0",
+                "UPDATE assignment SET step = ?, findings = ?, attempts = 0, retries = 0",
                 (step, codec.encode(findings)),
+            )
+
+    def keep(self, findings: Findings) -> None:
+        """Remembers more of the present step."""
+        with self._transaction() as database:
+            database.execute("UPDATE assignment SET findings = ?", (codec.encode(findings),))
+
+    def reopen(self, target: str, step: State, findings: Findings) -> None:
+        """Makes a package that is active the subject of an update again, to be taken back.
+
+        The counter stays: what was assigned last is not done again.
+        """
+        with self._transaction() as database:
+            (data,) = database.execute("SELECT assignment FROM assignment").fetchone()
+            assignment = msgspec.structs.replace(
+                self._decode(data, Assignment), target=target, trial=None
+            )
+            database.execute(
+                "UPDATE assignment SET assignment = ?, step = ?, findings = ?, attempts = 0, "
+                "retries = 0, settled = 0",
+                (codec.encode(assignment), step, codec.encode(findings)),
             )
 
     def begin(self) -> int:
         """Counts one attempt at the present step, before it is made; returns how many with it."""
+        return self._count("attempts", 1)
+
+    def leave_off(self) -> None:
+        """Takes an attempt back that was ended on purpose: it says nothing about the package."""
+        self._count("attempts", -1)
+
+    def retry(self) -> int:
+        """Counts one try at the present step that the network was in the way of."""
+        return self._count("retries", 1)
+
+    def _count(self, column: str, more: int) -> int:
         with self._transaction() as database:
-            database.execute("UPDATE assignment SET attempts = attempts + 1")
-            return int(database.execute("SELECT attempts FROM assignment").fetchone()[0])
+            database.execute(f"UPDATE assignment SET {column} = MAX({column} + ?, 0)", (more,))  # noqa: S608 - one of two names above
+            (count,) = database.execute(f"SELECT {column} FROM assignment").fetchone()  # noqa: S608
+            return int(count)
 
     def settle(self, report: Report) -> None:
         """Ends the update and puts its report into the outbox, both or neither."""
@@ -179,6 +305,34 @@ class Memory:
         with self._transaction() as database:
             database.executemany("DELETE FROM outbox WHERE id = ?", [(id_,) for id_ in ids])
 
+    @property
+    def paused(self) -> bool:
+        """Whether nothing new may begin."""
+        row = self._one("SELECT paused FROM orders")
+        return bool(row and row[0])
+
+    @paused.setter
+    def paused(self, paused: bool) -> None:
+        with self._transaction() as database:
+            database.execute("UPDATE orders SET paused = ?", (int(paused),))
+
+    @property
+    def last_command(self) -> tuple[int, bytes] | None:
+        """Counter of the last command that was done, and the reply to it; None before the first."""
+        row = self._one("SELECT command, reply FROM orders WHERE command IS NOT NULL")
+        return (row[0], row[1]) if row else None
+
+    def answer(self, counter: int, reply: bytes) -> None:
+        """Remembers that a command was done, and the reply to it."""
+        with self._transaction() as database:
+            database.execute("UPDATE orders SET command = ?, reply = ?", (counter, reply))
+
+    def _decode(self, data: bytes, kind: type[codec.T]) -> codec.T:
+        try:
+            return codec.decode(data, kind, what=f"what {self._path} holds")
+        except FormatError as error:
+            raise DamagedError(str(error)) from error
+
     def _one(self, query: str) -> tuple[Any, ...] | None:
         with self._errors():
             row: tuple[Any, ...] | None = self._database.execute(query).fetchone()
@@ -196,4 +350,33 @@ class Memory:
         try:
             yield
         except sqlite3.Error as error:
-            raise StorageError(f"the database {self._path} refuses: {error}") from error
+            # Errors of the file's content have no class of their own; all others have.
+            damaged = type(error) is sqlite3.DatabaseError
+            kind = DamagedError if damaged else StorageError
+            raise kind(f"the database {self._path} refuses: {error}") from error
+
+
+def open_memory(path: Path) -> Memory:
+    """Opens the database; a damaged one is put aside, and a new one begun.
+
+    What is lost with it are reports that were not sent, the counter, and the update under way.
+    A device that cannot start would be worse: nobody could ever reach it again.
+
+    Raises:
+        StorageError: It cannot be opened, or was made by a newer agent.
+    """
+    try:
+        memory = Memory(path)
+        try:
+            memory.check()
+        except StorageError:
+            memory.close()
+            raise
+    except DamagedError as error:
+        _log.error("%s; it is put aside as %s.damaged, and a new one begun", error, path.name)
+        with storage_errors(f"putting {path} aside"):
+            for suffix in ("-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            path.replace(path.with_name(path.name + ".damaged"))
+        return Memory(path)
+    return memory

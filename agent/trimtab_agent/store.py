@@ -1,19 +1,23 @@
 """Versions on disk: immutable directories, and a symlink that says which one is active.
 
-    chunks/<two digits>/<sha256>    as they travelled, kept so that an update fetches little
+    chunks/<number>.pack               as they travelled, kept so that an update fetches little
     versions/<manifest sha256>/     manifest.json and the package's files; never changed
     compiled/<manifest sha256>/     what this device's accelerator has made of them; may be deleted
     staging/                        unfinished; emptied at the next start
     current -> versions/...         what is active
-    previous -> versions/...        what was active before, for the way back
+    committed -> versions/...       while `current` is on trial: what was active before it
+    previous -> versions/...        what was committed before, for the way back
 
 A version is made in `staging` and renamed into `versions` when every byte is on the disk. A switch
 replaces one symlink. So a kill or a power cut at any point leaves the old or the new, whole.
+
+A directory's name is the hash of its manifest, and the manifest has the hash of every file: what
+the disk has damaged later shows.
 """
 
 from __future__ import annotations
 
-import os
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -22,15 +26,21 @@ from pathlib import Path
 
 import msgspec
 
+from trimtab_agent import assembly
+from trimtab_agent.assembly import MANIFEST, Order
 from trimtab_agent.chunk_cache import ChunkCache
 from trimtab_agent.contract.chunks import all_chunks, distinct_chunks, sha256_hex
 from trimtab_agent.contract.manifest import Chunk, Delta, Manifest, PackageFile, parse_manifest
-from trimtab_agent.decode import decode_file
-from trimtab_agent.delta_base import FileBase, find_whole
-from trimtab_agent.durable import point, storage_errors, sync_directory
-from trimtab_agent.errors import IntegrityError, StorageError
+from trimtab_agent.delta_base import find_whole
+from trimtab_agent.durable import point, storage_errors, sync_directory, wait_until_let_go
+from trimtab_agent.errors import (
+    DamagedError,
+    FormatError,
+    StorageError,
+    TrimtabError,
+)
 
-MANIFEST = "manifest.json"
+_log = logging.getLogger(__name__)
 COMPILED = "compiled"
 RESERVE_BYTES = 1024 * 1024
 """Room that must stay free beside a package: directory entries, metadata and the database."""
@@ -56,6 +66,16 @@ class Version:
     manifest: Manifest
 
     @property
+    def manifest_bytes(self) -> bytes:
+        """The manifest as it was signed.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        with storage_errors(f"reading {self.path / MANIFEST}"):
+            return (self.path / MANIFEST).read_bytes()
+
+    @property
     def model(self) -> Path:
         """The model file."""
         return self.path / self.manifest.runtime.model
@@ -77,20 +97,28 @@ class Store:
     Args:
         root: The directory for all of it; made if it is not there. One process at a time.
         free: Tells the free bytes at a path; replaced in tests.
+        assemble: Makes a version's files; the agent has a child process do it.
 
     Raises:
         StorageError: The directories cannot be made.
     """
 
-    def __init__(self, root: Path, *, free: Callable[[Path], int] = free_bytes) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        free: Callable[[Path], int] = free_bytes,
+        assemble: Callable[[Order], None] = assembly.assemble,
+    ) -> None:
         self._root = root
         self._free = free
+        self._assemble = assemble
         self._staging = root / "staging"
         self._versions = root / "versions"
         with storage_errors(f"making {root}"):
             for directory in (root / "chunks", self._staging, self._versions):
                 directory.mkdir(parents=True, exist_ok=True)
-        self.chunks = ChunkCache(root / "chunks", self._staging)
+        self.chunks = ChunkCache(root / "chunks")
 
     @property
     def current(self) -> Version | None:
@@ -98,14 +126,24 @@ class Store:
         return read_version(self._root / "current")
 
     @property
+    def committed(self) -> Version | None:
+        """The version that `rollback` goes back to while another is on trial, or None."""
+        return self._before("committed")
+
+    @property
     def previous(self) -> Version | None:
-        """The version that `rollback` would make active, or None."""
-        before = read_version(self._root / "previous")
-        return before if before and before.sha256 != self._sha256_at("current") else None
+        """The version that was committed before, or None."""
+        return self._before("previous")
+
+    def _before(self, link: str) -> Version | None:
+        """Returns the version at a link, unless that is `current` itself."""
+        if self._sha256_at(link) == self._sha256_at("current"):
+            return None
+        return _read_if_whole(self._root / link)
 
     def find(self, sha256: str) -> Version | None:
         """Returns the installed version whose manifest has this SHA-256, or None."""
-        return read_version(self._versions / sha256)
+        return _read_if_whole(self._versions / sha256)
 
     def check_room(self, manifest: Manifest) -> None:
         """Checks that a package fits before any of it is fetched.
@@ -127,11 +165,12 @@ class Store:
                 f"{there} are free: free {needed - there} more"
             )
 
-    def install(self, manifest_bytes: bytes) -> Version:
+    def install(self, manifest_bytes: bytes, *, anew: bool = False) -> Version:
         """Makes a version from the chunks in the cache. It is not active yet.
 
         Args:
             manifest_bytes: The verified manifest.
+            anew: Make it also if it is there, in place of that one, which is damaged.
 
         Returns:
             The version; the one that is there already if it was installed before.
@@ -145,11 +184,13 @@ class Store:
         manifest = parse_manifest(manifest_bytes)
         sha256 = sha256_hex(manifest_bytes)
         final = self._versions / sha256
-        if not final.exists():
+        if anew or not final.exists():
             with storage_errors(f"installing {manifest.name} {manifest.version}"):
                 unfinished = Path(tempfile.mkdtemp(dir=self._staging))
                 try:
-                    self._fill(unfinished, manifest, manifest_bytes)
+                    self._assemble(self._order(unfinished, manifest, manifest_bytes))
+                    if final.exists():
+                        self._remove(final)
                     unfinished.rename(final)
                     sync_directory(self._versions)
                 except BaseException:
@@ -157,36 +198,17 @@ class Store:
                     raise
         return Version(sha256, final, manifest)
 
-    def _fill(self, directory: Path, manifest: Manifest, manifest_bytes: bytes) -> None:
-        """Writes a version's files into `directory`, and all of it to the disk."""
-        directory.chmod(0o755)  # mkdtemp's 0700 would hide the model from the programs that use it
-        _write_synced(directory / MANIFEST, [manifest_bytes])
-        for file in manifest.files:
-            path = directory / file.path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._assemble(path, file)
-        for parent, _, _ in os.walk(directory):
-            sync_directory(Path(parent))
-
-    def _assemble(self, path: Path, file: PackageFile) -> None:
-        """Decodes a file from its chunks, or from a delta's, and checks its hash."""
-
-        def read(chunk: Chunk) -> bytes:
-            try:
-                return self.chunks.read(chunk)
-            except FileNotFoundError as error:
-                raise IntegrityError(
-                    f"{file.path}: chunk {chunk.sha256[:12]} is not on this device"
-                ) from error
-
-        for delta in file.deltas:
-            base = self._find_base(delta)
-            if base and not self._lacking(delta.chunks):
-                changed = msgspec.structs.replace(file, chunks=delta.chunks)
-                with base.open("rb") as content:
-                    _write_synced(path, decode_file(changed, read, base=FileBase(content)))
-                return
-        _write_synced(path, decode_file(file, read))
+    def _order(self, directory: Path, manifest: Manifest, manifest_bytes: bytes) -> Order:
+        """Says what to assemble in `directory`, and from which files deltas may start."""
+        deltas = [delta for file in manifest.files for delta in file.deltas]
+        found = {delta.base_sha256: self._find_base(delta) for delta in deltas}
+        return Order(
+            manifest=manifest_bytes,
+            directory=str(directory.absolute()),
+            chunks=str((self._root / "chunks").absolute()),
+            staging=str(self._staging.absolute()),
+            bases={sha256: str(path.absolute()) for sha256, path in found.items() if path},
+        )
 
     def cheapest(self, manifest: Manifest) -> Manifest:
         """Returns a manifest whose files have the chunks that this device should fetch.
@@ -205,22 +227,29 @@ class Store:
         ways = [file.chunks, *(d.chunks for d in file.deltas if self._find_base(d))]
         return sorted(ways, key=lambda way: sum(c.wire_bytes for c in self._lacking(way)))
 
+    def lacks(self, manifest: Manifest) -> bool:
+        """Says whether chunks are missing that `install` needs.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        return bool(self._lacking(distinct_chunks(self.cheapest(manifest).files)))
+
     def _lacking(self, chunks: Iterable[Chunk]) -> list[Chunk]:
         return [chunk for chunk in chunks if not self.chunks.has(chunk)]
 
     def _find_base(self, delta: Delta) -> Path | None:
         """Returns the file that a delta starts from, if an installed version has it whole."""
-        versions = [version for version in (self.current, self.previous) if version]
         paths = [
             version.path / file.path
-            for version in versions
+            for version in self._kept()
             for file in version.manifest.files
             if file.sha256 == delta.base_sha256
         ]
-        return find_whole(paths, delta.base_sha256)
+        return find_whole(filter(Path.is_file, paths), delta.base_sha256)
 
     def switch(self, version: Version) -> None:
-        """Makes an installed version the active one. Again with the same one: does nothing.
+        """Makes an installed version the active one, on trial. Again with the same: does nothing.
 
         Raises:
             StorageError: The disk refuses; the version before is still active.
@@ -229,31 +258,85 @@ class Store:
             before = self._sha256_at("current")
             if before == version.sha256:
                 return
-            # In this order a kill in between leaves `previous` equal to `current`: no way back
+            # In this order a kill in between leaves `committed` equal to `current`: no way back
             # is offered, and none is needed, because nothing was switched.
             if before:
-                self._point("previous", before)
+                self._point("committed", before)
             self._point("current", version.sha256)
 
-    def rollback(self, version: Version) -> None:
-        """Makes the version before `version` the active one, or none if there was none.
-
-        Does nothing when `version` is not active, so that it can be repeated after a kill.
+    def commit(self) -> None:
+        """Ends the trial of the active version; again: does nothing.
 
         Raises:
-            StorageError: The disk refuses; `version` is still active.
+            StorageError: The disk refuses; it may be called again.
         """
-        if self._sha256_at("current") != version.sha256:
-            return
-        before = self.previous
-        with storage_errors(f"rolling back from {version.manifest.target_name}"):
-            if before:
-                self._point("current", before.sha256)
-            else:
-                # An older rollback may have left this link to what has failed now.
-                (self._root / "previous").unlink(missing_ok=True)
-                (self._root / "current").unlink()
-                sync_directory(self._root)
+        with storage_errors("committing the active version"):
+            if self.committed:
+                self._point("previous", self.committed.sha256)
+            self._unlink("committed")
+
+    def rollback(self, sha256: str) -> None:
+        """Makes the version before this one the active one, or none if there was none.
+
+        Does nothing when it is not active, so that this can be repeated after a kill.
+
+        Args:
+            sha256: Of the manifest of the version that shall not be active.
+
+        Raises:
+            StorageError: The disk refuses; it is still active.
+        """
+        with storage_errors(f"rolling back from the version {sha256[:12]}"):
+            if self._sha256_at("current") == sha256:
+                self._go_back()
+            self._unlink("committed")
+
+    def _go_back(self) -> None:
+        before = self.committed or self.previous
+        if before:
+            self._point("current", before.sha256)
+        else:
+            # An older rollback may have left this link to what has failed now.
+            self._unlink("previous")
+            self._unlink("current")
+
+    def recover(self, manifest: bytes | None) -> None:
+        """Makes `current` a version that can be read, after damage to the disk or the database.
+
+        Args:
+            manifest: The last one that this device has verified, if that is known.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        with storage_errors(f"recovering {self._root}"):
+            active = self._sha256_at("current")
+            if active is None or _read_if_whole(self._root / "current"):
+                return
+            if manifest is not None and sha256_hex(manifest) == active:
+                try:
+                    self.install(manifest, anew=True)
+                except TrimtabError as error:
+                    _log.error("the active version cannot be made again: %s", error)
+                else:
+                    return
+            _log.error("the active version %s is lost; going back", active[:12])
+            self._go_back()
+            self._unlink("committed")
+
+    def damage(self, version: Version) -> str | None:
+        """Reads all of a version, and says what is not as it was installed; None for nothing.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        for file in version.manifest.files:
+            path = version.path / file.path
+            if not path.is_file():
+                return f"{file.path} is gone"
+            if find_whole([path], file.sha256) is None:
+                return f"{file.path} is not what was installed"
+        return None
 
     def clear_staging(self) -> None:
         """Removes what killed runs left unfinished; chunks stay, for the transfer to go on.
@@ -262,31 +345,40 @@ class Store:
             StorageError: The disk refuses.
         """
         with storage_errors(f"clearing {self._staging}"):
+            wait_until_let_go(self._staging)  # a child of a killed agent may still be writing
             shutil.rmtree(self._staging)
             self._staging.mkdir()
 
     def collect_garbage(self) -> None:
-        """Removes everything but the current and the previous version and their chunks.
+        """Removes all but the current, committed and previous version and their chunks.
 
         Raises:
             StorageError: The disk refuses.
         """
         self.clear_staging()
-        kept = [version for version in (self.current, self.previous) if version]
+        kept = self._kept()
         names = {version.sha256 for version in kept}
         with storage_errors(f"clearing {self._versions}"):
-            if self.previous is None:
-                (self._root / "previous").unlink(missing_ok=True)
+            for link in ("committed", "previous"):
+                if self._before(link) is None:
+                    self._unlink(link)
             for path in self._versions.iterdir():
                 if path.name not in names:
-                    # Renamed first: a kill in the middle must not leave half a version in place.
-                    doomed = Path(tempfile.mkdtemp(dir=self._staging)) / path.name
-                    path.rename(doomed)
-                    shutil.rmtree(doomed.parent)
+                    self._remove(path)
         self._forget_compiled(names)
         self.chunks.keep_only(
             {chunk.sha256 for version in kept for chunk in all_chunks(version.manifest.files)}
         )
+
+    def _kept(self) -> list[Version]:
+        """Returns the versions that are in use, or may be again."""
+        return [version for version in (self.current, self.committed, self.previous) if version]
+
+    def _remove(self, version: Path) -> None:
+        """Removes a version; a kill in the middle must not leave half of it in place."""
+        doomed = Path(tempfile.mkdtemp(dir=self._staging)) / version.name
+        version.rename(doomed)
+        shutil.rmtree(doomed.parent)
 
     def _forget_compiled(self, names: set[str]) -> None:
         """Removes what was compiled of versions other than these; half of it left does no harm."""
@@ -301,6 +393,10 @@ class Store:
         path = self._root / link
         return path.readlink().name if path.is_symlink() else None
 
+    def _unlink(self, link: str) -> None:
+        (self._root / link).unlink(missing_ok=True)
+        sync_directory(self._root)
+
     def _point(self, link: str, sha256: str) -> None:
         point(self._root / link, self._versions / sha256, staging=self._staging)
 
@@ -309,7 +405,8 @@ def read_version(path: Path) -> Version | None:
     """Reads the version in a directory, or that a symlink points to; None if there is none.
 
     Raises:
-        FormatError: Its manifest is damaged.
+        DamagedError: Its manifest is not the one that was installed.
+        FormatError: A newer agent installed it, and this one cannot read its manifest.
         StorageError: The disk refuses.
     """
     with storage_errors(f"reading {path}"):
@@ -317,14 +414,15 @@ def read_version(path: Path) -> Version | None:
         if not (directory / MANIFEST).exists():
             return None
         data = (directory / MANIFEST).read_bytes()
+    if sha256_hex(data) != directory.name:
+        raise DamagedError(f"{directory / MANIFEST} is not what was installed")
     return Version(directory.name, directory, parse_manifest(data, what=str(path / MANIFEST)))
 
 
-def _write_synced(path: Path, pieces: Iterable[bytes]) -> None:
-    """Writes a new file, read-only from then on, and puts it on the disk."""
-    with path.open("xb") as file:
-        for piece in pieces:
-            file.write(piece)
-        file.flush()
-        os.fchmod(file.fileno(), 0o444)
-        os.fsync(file.fileno())
+def _read_if_whole(path: Path) -> Version | None:
+    """Reads a version; a damaged one is as good as none."""
+    try:
+        return read_version(path)
+    except (DamagedError, FormatError) as error:
+        _log.warning("%s", error)
+        return None

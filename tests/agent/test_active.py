@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 import trimtab_agent
 from support.manifests import small_package
-from trimtab_agent.errors import CallerError, FormatError
+from trimtab_agent.errors import CallerError, DamagedError
 from trimtab_agent.store import Store, Version
 
 
@@ -72,7 +72,7 @@ def test_a_rollback_is_taken_up_as_well(device):
     device.activate("1", times(3))
     second = device.activate("2", times(5))
     model = trimtab_agent.load_active(device.state_dir)
-    device.store.rollback(second)
+    device.store.rollback(second.sha256)
     np.testing.assert_array_equal(model.run(ONES)[0], [[3, 3]])
 
 
@@ -116,7 +116,7 @@ def test_without_a_package_the_way_out_is_named(tmp_path):
 def test_when_the_only_version_is_taken_back_the_application_is_told(device):
     version = device.activate("1", times(3))
     model = trimtab_agent.load_active(device.state_dir)
-    device.store.rollback(version)
+    device.store.rollback(version.sha256)
     with pytest.raises(CallerError, match="nothing is active"):
         model.run(ONES)
 
@@ -124,5 +124,5 @@ def test_when_the_only_version_is_taken_back_the_application_is_told(device):
 def test_a_damaged_manifest_is_named(device):
     version = device.activate("1", times(3))
     (version.path / "manifest.json").write_bytes(b"{")
-    with pytest.raises(FormatError, match=r"manifest\.json"):
+    with pytest.raises(DamagedError, match=r"manifest\.json"):
         trimtab_agent.load_active(device.state_dir)

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from support.chunk_packs import damage, packed
 from support.manifests import small_package
 from trimtab_agent.contract import codec
 from trimtab_agent.contract.chunks import MAX_CHUNK_BYTES
@@ -44,6 +45,7 @@ def install(store, package):
 def activate(store, package):
     version = install(store, package)
     store.switch(version)
+    store.commit()
     return version
 
 
@@ -66,29 +68,62 @@ def test_a_version_is_whole_and_read_only(store):
     assert store.current is None
 
 
-def test_switch_and_rollback(store):
-    one, two = small_package("1"), small_package("2", model=b"two" * 3000)
-    first, second = activate(store, one), activate(store, two)
-    assert (store.current.sha256, store.previous.sha256) == (two.sha256, one.sha256)
+def sha256_of(version):
+    return version.sha256 if version else None
+
+
+def versions_at(store):
+    return tuple(map(sha256_of, (store.current, store.committed, store.previous)))
+
+
+def test_switch_and_commit(store):
+    one, two, three = (small_package(n, model=n.encode() * 5000) for n in "123")
+    activate(store, one)
+    second = activate(store, two)
+    assert versions_at(store) == (two.sha256, None, one.sha256)
     store.switch(second)  # again: the way back stays
-    assert store.previous.sha256 == one.sha256
-    store.rollback(second)
-    assert (store.current.sha256, store.previous) == (one.sha256, None)
-    store.rollback(second)  # repeated after a kill
-    assert store.current.sha256 == first.sha256
+    store.commit()
+    assert versions_at(store) == (two.sha256, None, one.sha256)
+    store.switch(install(store, three))
+    assert versions_at(store) == (three.sha256, two.sha256, one.sha256)
+    for _ in range(2):  # a kill may come between
+        store.commit()
+        assert versions_at(store) == (three.sha256, None, two.sha256)
+
+
+def test_a_rollback_from_a_trial_keeps_the_version_before(store):
+    one, two, three = (small_package(n, model=n.encode() * 5000) for n in "123")
+    for package in (one, two):
+        activate(store, package)
+    store.switch(install(store, three))
+    for _ in range(2):
+        store.rollback(three.sha256)
+        assert versions_at(store) == (two.sha256, None, one.sha256)
+    store.rollback(two.sha256)
+    assert versions_at(store) == (one.sha256, None, None)
+
+
+def test_a_trial_and_both_versions_before_it_are_kept(store, tmp_path):
+    packages = [small_package(n, model=n.encode() * 5000) for n in "123"]
+    for package in packages[:2]:
+        activate(store, package)
+    store.switch(install(store, packages[2]))
+    store.collect_garbage()
+    root = tmp_path / "packages"
+    assert {path.name for path in (root / "versions").iterdir()} == {p.sha256 for p in packages}
 
 
 def test_rolling_back_the_first_version_leaves_none(store):
     version = activate(store, small_package())
-    store.rollback(version)
+    store.rollback(version.sha256)
     assert store.current is None
 
 
 def test_a_version_that_failed_twice_is_no_way_back(store):
     first, second = (small_package(n) for n in "12")
     one = activate(store, first)
-    store.rollback(activate(store, second))
-    store.rollback(one)
+    store.rollback(activate(store, second).sha256)
+    store.rollback(one.sha256)
     assert store.current is None
     assert store.previous is None
 
@@ -108,7 +143,7 @@ def test_garbage_is_collected_but_current_and_previous_stay(store, tmp_path):
     store.collect_garbage()
     root = tmp_path / "packages"
     assert {p.name for p in (root / "versions").iterdir()} == {p.sha256 for p in packages[1:]}
-    kept = {path.name for path in (root / "chunks").glob("*/*")}
+    kept = set(packed(root / "chunks"))
     assert kept == set(packages[1].wire) | set(packages[2].wire)
     assert litter(root) == []
 
@@ -133,17 +168,15 @@ def test_clearing_staging_keeps_the_chunks_of_a_transfer(store, tmp_path):
     (tmp_path / "packages" / "staging" / "half").write_bytes(b"x")
     store.clear_staging()
     assert litter(tmp_path / "packages") == []
-    assert len(list((tmp_path / "packages" / "chunks").glob("*/*"))) == len(package.wire)
+    assert packed(tmp_path / "packages" / "chunks") == package.wire
 
 
 def test_a_chunk_damaged_on_the_disk_is_not_there(store, tmp_path):
     package = small_package()
     load(store, package)
     chunk = package.manifest.files[0].chunks[0]
-    path = tmp_path / "packages" / "chunks" / chunk.sha256[:2] / chunk.sha256
-    path.write_bytes(b"")
-    assert not store.chunks.has(chunk)
-    assert not path.exists()
+    damage(tmp_path / "packages" / "chunks", chunk.sha256)
+    assert not Store(tmp_path / "packages").chunks.has(chunk)
 
 
 def damaged(package, **changes):
@@ -268,11 +301,12 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new_whole(tmp_path):
         store.collect_garbage()
         current = store.current
         seen.add(current.manifest.version)
-        for version in filter(None, (current, store.previous)):
+        kept = [version for version in (current, store.committed, store.previous) if version]
+        for version in kept:
             for file in version.manifest.files:
                 content = (version.path / file.path).read_bytes()
                 assert hashlib.sha256(content).hexdigest() == file.sha256
         assert litter(root) == []
         names = {path.name for path in (root / "versions").iterdir()}
-        assert names == {v.sha256 for v in (current, store.previous) if v}
+        assert names == {version.sha256 for version in kept}
     assert seen == {"1", "2"}

@@ -22,6 +22,7 @@ def main() -> None:
                 for chunk in file.chunks:
                     store.chunks.put(chunk, package.wire[chunk.sha256])
             store.switch(store.install(package.manifest_bytes))
+            store.commit()
             other = packages[1 - packages.index(package)]
             # Away with the other, so that the next turn writes it again.
             (store._root / "previous").unlink(missing_ok=True)

@@ -66,6 +66,7 @@ def small_package(
     golden_count: int = 1,
     runtime: str = "tflite",
     hardware: Hardware | None = None,
+    budget: Budget | None = None,
 ) -> SmallPackage:
     """Makes a package with the files `model/weights.bin` and `golden.npz`."""
     model_file, wire = cut("model/weights.bin", model)
@@ -84,7 +85,7 @@ def small_package(
         golden=Golden(path="golden.npz", count=golden_count, max_abs_error=0.1),
         sizes=Sizes(wire_bytes=sum(map(len, wire.values())), file_bytes=len(model), weight_bytes=0),
         evaluation=None,
-        budget=Budget(),
+        budget=budget or Budget(),
         lineage=Lineage(
             source_name="model.keras",
             source_sha256=hashlib.sha256(b"source").hexdigest(),

@@ -1,4 +1,8 @@
-"""A world for the updater: a source, a bench and a clock that fail on demand."""
+"""A world for the updater: a source, a bench, hooks and a clock that fail on demand.
+
+Time passes only when it is told to: `World.uptime_s`. `World.clock_set_by_s` is by how much
+somebody has set the clock.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,30 @@ from datetime import datetime, timedelta, timezone
 from support.manifests import SmallPackage
 from trimtab_agent.contract import codec
 from trimtab_agent.contract.chunks import distinct_chunks
-from trimtab_agent.contract.measurement import Energy, Environment, Latency, Measurement, Memory
+from trimtab_agent.contract.measurement import (
+    Comparison,
+    Energy,
+    Environment,
+    Latency,
+    Measurement,
+    Memory,
+)
 from trimtab_agent.contract.messages import (
     Assignment,
     GoldenCheck,
     Inventory,
+    Report,
     RuntimeInfo,
     Transfer,
 )
-from trimtab_agent.errors import TrustError
+from trimtab_agent.errors import ExpiredError, InterruptedUpdateError, PackageError, TrustError
+from trimtab_agent.state import Memory as StateMemory
+from trimtab_agent.state import open_memory
+from trimtab_agent.store import Store
+from trimtab_agent.updater import Updater
+
+IDLE_S = 3600.0
+"""A step that is due so late is none of an update."""
 
 INVENTORY = Inventory(
     profile="generic-x86-64",
@@ -80,7 +99,12 @@ class World:
     packages: dict[str, SmallPackage] = field(default_factory=dict)
     faults: dict[str, list[BaseException | None]] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
-    slept_s: float = 0.0
+    measurements: dict[str, Measurement] = field(default_factory=dict)
+    has_health: bool = False
+    interval_s: float = 10.0
+    failures_allowed: int = 0
+    uptime_s: float = 0.0
+    clock_set_by_s: float = 0.0
 
     def _called(self, name: str) -> None:
         self.calls.append(name)
@@ -106,11 +130,13 @@ class World:
             raise TrustError(f"{target} is not released")
         return self.packages[target].manifest_bytes
 
-    def pull(self, manifest, cache) -> Transfer:
+    def pull(self, manifest, cache, *, group=None, stop=lambda: False) -> Transfer:
         self._called("pull")
         package = self.packages[manifest.target_name]
         chunks = distinct_chunks(manifest.files)
         for chunk in chunks:
+            if stop():
+                raise InterruptedUpdateError("asked to leave off")
             cache.put(chunk, package.wire[chunk.sha256])
         return Transfer(chunks=len(chunks), chunks_reused=0, wire_bytes=1, duration_s=0.1)
 
@@ -127,18 +153,125 @@ class World:
     def measure(self, version) -> Measurement:
         self._called("measure")
         assert version.model.exists()
-        return MEASUREMENT
+        return self.measurements.get(version.manifest.target_name, MEASUREMENT)
+
+    def compare(self, version, running) -> tuple[Measurement, Comparison | None]:
+        self._called("compare")
+        assert version.model.exists()
+        assert running.model.exists()
+        new, old = (
+            self.measurements.get(each.manifest.target_name, MEASUREMENT)
+            for each in (version, running)
+        )
+        ratio = new.latency.p50_us / old.latency.p50_us
+        return new, Comparison(
+            target=running.manifest.target_name,
+            rounds=3,
+            running=old,
+            latency_ratio=ratio,
+            latency_interval=(ratio * 0.99, ratio * 1.01),
+            memory_ratio=new.memory.peak_rss_bytes / old.memory.peak_rss_bytes,
+            energy_ratio=None,
+            energy_interval=None,
+        )
+
+    # Hooks
+
+    def run(self, hook, version) -> None:
+        self._called(hook)
+
+    def check_health(self, version) -> None:
+        self._called("check_health")
+        assert version.model.exists()
 
     # Clock
 
     def now(self) -> datetime:
-        return datetime(2026, 11, 22, 12, 0, tzinfo=timezone.utc) + timedelta(seconds=self.slept_s)
+        passed = timedelta(seconds=self.uptime_s + self.clock_set_by_s)
+        return datetime(2026, 11, 22, 12, 0, tzinfo=timezone.utc) + passed
 
-    def sleep(self, seconds: float) -> None:
-        self.slept_s += seconds
+    def monotonic_s(self) -> float:
+        return self.uptime_s
 
 
-def assignment_message(counter: int, target: str, *, trial: str | None = None) -> bytes:
+class Device:
+    """An updater on a real store and database, in a world that fails on demand."""
+
+    def __init__(self, directory, *, world: World | None = None, free=None) -> None:
+        self.directory = directory
+        self.world = world or World()
+        self.told: list[str] = []
+        self.options = {"free": free} if free else {}
+        self.memory: StateMemory | None = None
+        self.boot()
+
+    def boot(self) -> None:
+        """What a start after a power cut does."""
+        if self.memory:
+            self.memory.close()
+        self.store = Store(self.directory / "packages", **self.options)
+        self.memory = open_memory(self.directory / "state.sqlite")
+        self.updater = Updater(
+            memory=self.memory,
+            store=self.store,
+            source=self.world,
+            bench=self.world,
+            hooks=self.world,
+            clock=self.world,
+            notify=lambda progress: self.told.append(progress.state),
+        )
+        self.updater.clean_up()
+
+    def close(self) -> None:
+        self.memory.close()
+
+    @property
+    def active(self) -> str | None:
+        current = self.store.current
+        return current.manifest.target_name if current else None
+
+    @property
+    def reports(self) -> list[Report]:
+        return [codec.decode(data, Report, what="report") for _, data in self.memory.outbox]
+
+    def run(self, *, until=None, limit: int = 200) -> Report | None:
+        """Steps, with time passing, until an update is over or nothing is left to do.
+
+        Args:
+            until: Ends early once this says so of a step.
+            limit: Steps.
+        """
+        for _ in range(limit):
+            step = self.updater.step()
+            if step.ended:
+                return step.ended
+            if until and until(step):
+                return None
+            if isinstance(step.error, PackageError) and not isinstance(step.error, ExpiredError):
+                raise step.error
+            if step.wait_s is None or step.wait_s >= IDLE_S:
+                return None
+            self.world.uptime_s += step.wait_s
+        raise AssertionError(f"still {self.memory.pending} after {limit} steps")
+
+    def run_to(self, state: str) -> None:
+        """Steps until an update has reached a state."""
+        for _ in range(50):
+            if self.memory.pending and self.memory.pending.step == state:
+                return
+            self.updater.step()
+        raise AssertionError(f"never came to {state}")
+
+    def assign(self, counter, package, **options) -> None:
+        target = self.world.release(package)
+        self.updater.offer(assignment_message(counter, target, **options))
+
+    def update(self, counter, package, **options) -> Report | None:
+        self.assign(counter, package, **options)
+        return self.run()
+
+
+def assignment_message(counter: int, target: str, **options) -> bytes:
     """Returns an assignment as `World.verify_assignment` reads it."""
     return codec.encode(
         Assignment(
@@ -147,6 +280,6 @@ def assignment_message(counter: int, target: str, *, trial: str | None = None) -
             target=target,
             issued="2026-11-22T00:00:00Z",
             expires="2027-11-22T00:00:00Z",
-            trial=trial,
+            **options,
         )
     )
