@@ -146,6 +146,11 @@ class TufSimulator:
         )
         self.broker.publish_document("timestamp.json", self.sign("timestamp", self.timestamp))
 
+    def replace_assignment_key(self) -> None:
+        """Lists a new key for assignments in place of the old one."""
+        self.assignment_key = Ed25519PrivateKey.generate()
+        self.release(ASSIGNMENT_KEYS_TARGET, codec.encode(self._assignment_keys()))
+
     def documents(self) -> dict[str, bytes]:
         """Returns everything that was published, by document name."""
         parts: dict[str, list[tuple[int, bytes]]] = {}
