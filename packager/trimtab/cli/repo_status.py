@@ -132,4 +132,4 @@ def _print_staged(found: RepositoryStatus) -> None:
     for line in found.waiting:
         typer.echo(f"waiting: {line}")
     if found.staged and not found.waiting:
-        typer.echo("complete: run `trimtab repo sign` on the machine with the online keys")
+        typer.echo("enough keys have signed: run `trimtab repo sign` where the online keys are")

@@ -115,6 +115,9 @@ class KeyStore:
             return self._make(role, name)
         entry = KeyEntry(name=name, role=role, uri=new.uri)
         key = self._public_key(entry, new.public_key)
+        listed = self._signers.read().get(key.keyid)
+        if listed is not None:
+            raise CallerError(f"{new.uri} is the {listed.role} key {listed.name!r} already")
         self._signers.add(key.keyid, entry)
         return key
 
@@ -199,7 +202,7 @@ class KeyStore:
         except FileNotFoundError as error:
             raise MissingKeyError(
                 f"{path} is missing: signing as {entry.role!r} needs it; bring it back from "
-                f"where the offline keys are kept, or name that folder with --keys"
+                f"where it is kept, or name that folder with --keys"
             ) from error
         except OSError as error:
             raise RepositoryError(f"{path} cannot be read: {error.strerror}") from error

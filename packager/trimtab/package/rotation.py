@@ -118,6 +118,8 @@ class Rotator:
         kept = {} if rotation.revoke else {k: v for k, v in listed.items() if k not in leaving}
         if joins is None and not kept:
             raise CallerError("the last assignment key cannot be removed: replace it")
+        # A key that stays locked shall fail before there is a new key.
+        self._changes.can_list_targets()
         added = None if joins is None else self._keys.add(ASSIGNMENT, joins)
         if added is not None:
             kept[added.keyid] = bytes.fromhex(added.keyval["public"])

@@ -163,6 +163,7 @@ class Repository:
             new = {name: data for name, data in targets.items() if name not in released}
             if not new:
                 return
+            self._changes.can_list_targets()  # a key that stays locked fails before any write
             listed = self._targets.write(new)
             staged = self._changes.state().staged_targets
             waits = staged is not None and listed.items() <= staged.signed.targets.items()

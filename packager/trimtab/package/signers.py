@@ -78,6 +78,9 @@ class SignersFile:
         self._write({key: entry for key, entry in self.read().items() if key != keyid})
 
     def _write(self, entries: dict[str, KeyEntry]) -> None:
+        if not entries:
+            self._path.unlink(missing_ok=True)
+            return
         # Not in alphabetical order: the order of the keys is their age.
         data = msgspec.json.format(msgspec.json.encode(_Signers(keys=entries)), indent=2)
         write_atomically(self._path, data + b"\n", mode=0o600)
