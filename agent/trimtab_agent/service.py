@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from trimtab_agent.link import Link
 from trimtab_agent.log_ring import LogRing
 from trimtab_agent.outbox import Outbox, fit_report
 from trimtab_agent.output import AgentState, BenchResult, Output
+from trimtab_agent.renewal import Renewal
 from trimtab_agent.state import Memory, open_memory
 from trimtab_agent.store import Store, read_version
 from trimtab_agent.transfer import limited, mqtt_ways
@@ -45,14 +47,20 @@ def run_agent(config: Config, output: Output, *, once: bool) -> Report | None:
         IdentityError: The device is not enrolled, or its certificate cannot be used.
         CallerError: Another agent uses the same state directory.
     """
-    config.identity.settle()
-    broker = config.broker_url
+    with sole_user(config.state_path):
+        config.identity.settle()
+        return _run_alone(config, output, once=once)
+
+
+def _run_alone(config: Config, output: Output, *, once: bool) -> Report | None:
+    """Runs the agent as the only one on its state directory."""
+    broker, identity = config.broker_url, config.identity
     root = _read_root(config.root_path)
     will = topics.status(config.device), status_message(config.device, None, None)
     client_id = f"trimtab-agent-{config.device}"
     with (
-        sole_user(config.state_path),
-        Link(broker, client_id, will=will, tls=config.identity.tls_files) as link,
+        Link(broker, client_id, will=will, tls=identity.tls_files) as link,
+        Renewal(link, identity, config.device) if broker.tls else contextlib.nullcontext(),
         open_memory(_database(config)) as memory,
     ):
         agent = _assemble(config, output, link, memory, root)
