@@ -78,7 +78,7 @@ def link():
 
 @pytest.fixture
 def server(link, tmp_path, package):
-    with ChunkServer(link, Library(tmp_path)) as server:
+    with ChunkServer(link, Library(tmp_path), share="s") as server:
         yield server
 
 
@@ -89,8 +89,8 @@ def test_a_device_gets_what_it_wants_over_a_broker(kind, tmp_path, package, hash
         connected(broker, "host") as host,
         connected(broker, "host-2") as other,
         connected(broker, "device") as device,
-        ChunkServer(host, Library(tmp_path)),
-        ChunkServer(other, Library(tmp_path)),
+        ChunkServer(host, Library(tmp_path), share="s"),
+        ChunkServer(other, Library(tmp_path), share="s"),
     ):
         answers = queue.Queue()
         device.subscribe(topics.block("dev-1"), lambda *message: answers.put(message))
@@ -183,7 +183,7 @@ def test_one_failed_answer_does_not_end_the_service(link, tmp_path, package, has
             super().publish(*arguments, **options)
 
     link = Flaky()
-    with ChunkServer(link, Library(tmp_path)):
+    with ChunkServer(link, Library(tmp_path), share="s"):
         link.want("dev-1", hashes[:10])
         assert len([link.answers.get(timeout=5) for _ in range(7)]) == 7
     assert [record.getMessage() for record in caplog.records] == ["no connection"] * 3

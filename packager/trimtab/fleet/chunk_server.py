@@ -20,8 +20,6 @@ from trimtab_agent.link import Link
 
 _log = logging.getLogger(__name__)
 
-SHARED_WANTS = f"$share/trimtab/{topics.ALL_WANTS}"
-
 WORKERS = 8
 """Answers that are under way at once. Each waits for the broker's acknowledgement, so this is
 also the window: no more than so many chunks are in this process's memory."""
@@ -33,11 +31,13 @@ class ChunkServer:
     Args:
         link: The connection.
         library: Where chunks come from.
+        share: Name of the group of hosts that serve the same packages (`Shelf.share`).
     """
 
-    def __init__(self, link: Link, library: Library) -> None:
+    def __init__(self, link: Link, library: Library, *, share: str) -> None:
         self._link = link
         self._library = library
+        self._wants = f"$share/{share}/{topics.ALL_WANTS}"
         self._queue = FairQueue()
         self._threads = [
             threading.Thread(target=self._serve, name=f"trimtab-chunks-{number}", daemon=True)
@@ -45,7 +45,7 @@ class ChunkServer:
         ]
         for thread in self._threads:
             thread.start()
-        link.subscribe(SHARED_WANTS, self._on_want)
+        link.subscribe(self._wants, self._on_want)
 
     def __enter__(self) -> ChunkServer:
         return self
@@ -55,7 +55,7 @@ class ChunkServer:
 
     def close(self) -> None:
         """Stops taking want-lists, and waits for the answers that are under way."""
-        self._link.unsubscribe(SHARED_WANTS)
+        self._link.unsubscribe(self._wants)
         self._queue.close()
         for thread in self._threads:
             thread.join()

@@ -145,14 +145,22 @@ def wanted_documents(repository: Repository, shelf: Shelf) -> Iterator[tuple[str
         RepositoryError: A file is missing or broken.
         StorageError: The shelf cannot be read.
     """
-    published = shelf.packages()
-    kept = kept_packages(published, (assigned.target for assigned in shelf.assignments()))
+    published, kept = shelf.packages(), kept_on_broker(shelf)
     released = repository.targets()
     dropped = {released.get(target) for target in published if target not in kept}
     wanted = {released[target] for target in kept if target in released}
     for name, data in repository.documents():
         if name not in dropped - wanted:
             yield name, data
+
+
+def kept_on_broker(shelf: Shelf) -> set[str]:
+    """Returns the packages that are kept ready (`prune.kept_packages`), by TUF target name.
+
+    Raises:
+        StorageError: The shelf cannot be read.
+    """
+    return kept_packages(shelf.packages(), (given.target for given in shelf.assignments()))
 
 
 def assign(

@@ -8,6 +8,7 @@ second signature would need a new counter, and so start an update anew.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from typing import NamedTuple
@@ -36,6 +37,12 @@ _assignments = sa.Table(
     sa.Column("counter", sa.Integer, nullable=False),
     sa.Column("target", sa.String(200), nullable=False),
     sa.Column("message", sa.LargeBinary, nullable=False),
+)
+_names = sa.Table(
+    "names",
+    _metadata,
+    sa.Column("what", sa.String(40), primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False),
 )
 _SLICE = 500
 """Values in one statement: SQLite took at most 999 before version 3.32."""
@@ -80,6 +87,21 @@ class Shelf:
     def close(self) -> None:
         """Closes the connections to the database."""
         self._database.close()
+
+    @property
+    def share(self) -> str:
+        """The name under which hosts divide want-lists among themselves, drawn at random once.
+
+        A secret: a broker lets any client join a share whose name it knows, and what is then dealt
+        to that client is lost (measured on Mosquitto 2.0.11, whatever its access rules).
+        """
+        with self._database.begin() as connection:
+            query = sa.select(_names.c.name).where(_names.c.what == "share")
+            name = connection.execute(query).scalar()
+            if name is None:
+                name = secrets.token_hex(16)
+                connection.execute(_names.insert().values(what="share", name=name))
+            return str(name)
 
     def add_package(self, target: str) -> None:
         """Writes down that a package is published now."""

@@ -112,6 +112,22 @@ def open_package(path: Path) -> Package:
     return Package(path=path, manifest=manifest, manifest_bytes=manifest_bytes)
 
 
+def read_manifest(path: Path) -> Manifest:
+    """Returns the manifest of a package, of which nothing else is checked.
+
+    Args:
+        path: A `.trimtab` file.
+
+    Raises:
+        CallerError: The file cannot be read.
+        FormatError: It is no package, or its manifest is malformed.
+        IntegrityError: The manifest is damaged.
+    """
+    with _open(path) as archive:
+        data = _read(archive, path.name, _entries(archive, path.name)[MANIFEST_ENTRY])
+    return parse_manifest(data, what=f"{path.name}: {MANIFEST_ENTRY}")
+
+
 def _open(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
