@@ -22,7 +22,6 @@ from trimtab_agent.contract import topics
 from trimtab_agent.contract.chunks import sha256_hex
 from trimtab_agent.contract.manifest import Chunk
 from trimtab_agent.contract.wants import (
-    CORRELATION,
     CORRELATION_BYTES,
     DIGEST_BYTES,
     MAX_WANTED,
@@ -136,7 +135,7 @@ class _Talk:
         self._inbox = Inbox(_INBOX_LENGTH)
 
     def __enter__(self) -> _Talk:
-        self._link.subscribe_many([topics.block(self._device)], self._inbox.put)
+        self._link.subscribe_many([topics.block(self._device)], self._inbox)
         return self
 
     def __exit__(self, *_: object) -> None:

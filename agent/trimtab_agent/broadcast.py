@@ -45,18 +45,15 @@ class Broadcast:
         wanted = {chunk.sha256: chunk for chunk in chunks}
         sizes = {chunk.wire_bytes for chunk in wanted.values()}
         inbox = Inbox(_INBOX_LENGTH)
-
-        def receive(topic: str, payload: bytes, properties: dict[str, str]) -> None:
-            if len(payload) in sizes:
-                inbox.put(topic, payload, properties)
-
-        self._link.subscribe_many([self._topic], receive)
+        self._link.subscribe_many([self._topic], inbox)
         try:
             deadline = time.monotonic() + self._patience_s
             while wanted and not stop() and time.monotonic() < deadline:
                 message = inbox.take(min(TICK_S, self._patience_s))
-                chunk = wanted.pop(sha256_hex(message.payload), None) if message else None
-                if message and chunk:
+                if message is None or len(message.payload) not in sizes:
+                    continue
+                chunk = wanted.pop(sha256_hex(message.payload), None)
+                if chunk:
                     yield chunk, message.payload
                     deadline = time.monotonic() + self._patience_s
         finally:

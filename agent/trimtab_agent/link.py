@@ -37,7 +37,7 @@ from trimtab_agent.broker_url import BrokerUrl, parse_broker_url
 from trimtab_agent.contract.wants import CORRELATION, RESPONSE_TOPIC
 from trimtab_agent.errors import BrokerError, CallerError, IdentityError, TransferTimeoutError
 from trimtab_agent.tls import TlsContext, TlsFiles
-from trimtab_agent.window import WINDOW, Handler
+from trimtab_agent.window import WINDOW, Handler, Inbox
 from trimtab_agent.worker import Worker
 
 __all__ = ["BrokerUrl", "Link", "parse_broker_url"]
@@ -104,7 +104,7 @@ class Link:
             CallbackAPIVersion.VERSION2, client_id=self._client_id, protocol=mqtt.MQTTv5
         )
         client.suppress_exceptions = True
-        client.on_log = _log_for_paho
+        client.enable_logger(_paho_log)  # `on_log` would have every packet put into words
         client.max_queued_messages_set(_MAX_OUTGOING)
         client.on_socket_open = _set_nodelay
         client.on_connect = self._connected
@@ -224,7 +224,9 @@ class Link:
         self.subscribe_many([topic], handler)
 
     def subscribe_many(self, topics: Sequence[str], handler: Handler) -> None:
-        """Subscribes to several topics or filters, with QoS 1, now and after each reconnect.
+        """Subscribes to several topics or filters, now and after each reconnect.
+
+        The QoS is 1, but 0 for an `Inbox`.
 
         Args:
             topics: A second subscription to the same one replaces its handler.
@@ -243,7 +245,8 @@ class Link:
             for topic in topics:
                 self._subscriptions.pop(topic, None)
         if self.connected:
-            self._client.unsubscribe(list(topics))
+            for start in range(0, len(topics), WINDOW):
+                self._client.unsubscribe(list(topics[start : start + WINDOW]))
 
     def publish(
         self,
@@ -307,8 +310,14 @@ class Link:
 
     def _send_subscriptions(self, topics: list[str]) -> None:
         """Sends SUBSCRIBE packets with at most `WINDOW` topics each."""
-        for start in range(0, len(topics), WINDOW):
-            self._client.subscribe([(topic, 1) for topic in topics[start : start + WINDOW]])
+        with self._lock:
+            wanted = [
+                (topic, _qos(self._subscriptions[topic]))
+                for topic in topics
+                if topic in self._subscriptions
+            ]
+        for start in range(0, len(wanted), WINDOW):
+            self._client.subscribe(wanted[start : start + WINDOW])
 
     # What follows runs on paho's network thread and must neither block for long nor raise.
 
@@ -396,7 +405,12 @@ class Link:
     def _received(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
         topic, payload = message.topic, bytes(message.payload)
         properties = _received_properties(message.properties)
-        self._worker.put(lambda: self._handle(topic, payload, properties))
+        with self._lock:
+            exact = self._subscriptions.get(topic)
+        if isinstance(exact, Inbox):
+            exact(topic, payload, properties)
+        else:
+            self._worker.put(lambda: self._handle(topic, payload, properties))
 
     # What follows runs on the worker thread.
 
@@ -426,10 +440,19 @@ def _tls_context(broker: BrokerUrl, files: TlsFiles | None) -> TlsContext | None
     return TlsContext(files)
 
 
-def _log_for_paho(_client: mqtt.Client, _data: object, _level: int, text: str) -> None:
+def _qos(handler: Handler) -> int:
+    # What an inbox misses is asked for again; an acknowledgement for each chunk costs a third.
+    return 0 if isinstance(handler, Inbox) else 1
+
+
+def _is_worth_telling(record: logging.LogRecord) -> bool:
     # What paho calls errors are lost connections, which it mends and `_disconnected` tells of.
     # What a callback of this module raised is a fault in it.
-    _log.log(logging.ERROR if text.startswith("Caught exception") else logging.DEBUG, "%s", text)
+    return record.levelno == logging.DEBUG or str(record.msg).startswith("Caught exception")
+
+
+_paho_log = logging.getLogger(f"{__name__}.paho")
+_paho_log.addFilter(_is_worth_telling)
 
 
 def _set_nodelay(_client: mqtt.Client, _data: object, connection: Any) -> None:

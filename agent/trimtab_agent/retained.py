@@ -74,6 +74,7 @@ class Retained:
                 if message:
                     patience.came()
                     late += window.drop_overtaken()
+                    window.refill()  # what is asked for now is on its way while this is stored
                     yield open_chunks.pop(message.topic), message.payload
                 elif self._link.connected:
                     patience.waited(window.waited_s)

@@ -46,7 +46,10 @@ class Message(NamedTuple):
 
 
 class Inbox:
-    """Takes messages in on a link's thread and hands them out on the caller's.
+    """A `Handler` that takes messages in on a link's thread, for the caller's to take them out.
+
+    It never blocks, so a link calls it on its network thread: another thread in between costs
+    more than all else that is done with a chunk.
 
     Args:
         length: Messages that may wait. What is beyond is dropped: by the window nobody asked for
@@ -58,8 +61,8 @@ class Inbox:
         self.waited_s = 0.0
         """How long the last `take` waited."""
 
-    def put(self, topic: str, payload: bytes, properties: dict[str, str]) -> None:
-        """Takes a message in: a `Handler`."""
+    def __call__(self, topic: str, payload: bytes, properties: dict[str, str]) -> None:
+        """Takes a message in."""
         with contextlib.suppress(queue.Full):
             self._messages.put_nowait(Message(topic, payload, properties))
 
@@ -89,6 +92,8 @@ class Window:
         self._size = size
         self._open: dict[str, int] = {}
         """In the order of their requests; each with how many later ones came before it."""
+        self._closed: list[str] = []
+        """Not open any more, and subscribed to until the next request."""
         # Room for what a reconnection may bring twice.
         self._inbox = Inbox(4 * size)
 
@@ -97,6 +102,7 @@ class Window:
 
     def __exit__(self, *_: object) -> None:
         self._close(list(self._open))
+        self._unsubscribe()
 
     @property
     def open(self) -> list[str]:
@@ -109,11 +115,16 @@ class Window:
         return self._inbox.waited_s
 
     def refill(self) -> bool:
-        """Asks for more, as far as there is room; says whether anything is open then."""
-        wanted = list(itertools.islice(self._waiting, self._size - len(self._open)))
-        self._open.update(dict.fromkeys(wanted, 0))
-        if wanted:
-            self._link.subscribe_many(wanted, self._inbox.put)
+        """Asks for more when half of the window is free; says whether anything is open then.
+
+        A request for each would cost more packets than there are chunks.
+        """
+        if len(self._open) <= self._size // 2:
+            wanted = list(itertools.islice(self._waiting, self._size - len(self._open)))
+            self._open.update(dict.fromkeys(wanted, 0))
+            self._unsubscribe()
+            if wanted:
+                self._link.subscribe_many(wanted, self._inbox)
         return bool(self._open)
 
     def take(self, timeout_s: float) -> Message | None:
@@ -135,8 +146,12 @@ class Window:
     def _close(self, topics: Sequence[str]) -> None:
         for topic in topics:
             del self._open[topic]
-        if topics:
-            self._link.unsubscribe(*topics)
+        self._closed += topics
+
+    def _unsubscribe(self) -> None:
+        if self._closed:
+            self._link.unsubscribe(*self._closed)
+        self._closed = []
 
 
 def fetch_retained(
