@@ -239,7 +239,12 @@ def _manifest(
         inputs=description.inputs,
         outputs=description.outputs,
         labels=description.labels,
-        golden=Golden(path=GOLDEN_PATH, count=golden.count, max_abs_error=golden.max_abs_error),
+        golden=Golden(
+            path=GOLDEN_PATH,
+            count=golden.count,
+            max_abs_error=golden.max_abs_error,
+            task=golden.task,
+        ),
         sizes=Sizes(
             wire_bytes=sum(chunk.wire_bytes for chunk in chunks.distinct_chunks(entries)),
             file_bytes=sum(entry.size_bytes for entry in entries if entry.path != GOLDEN_PATH),

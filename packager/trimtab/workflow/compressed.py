@@ -20,6 +20,7 @@ from trimtab_agent.contract.manifest import (
     Counts,
     Effect,
     Evaluation,
+    GoldenTask,
     Lineage,
     RuntimeName,
     TensorSpec,
@@ -73,6 +74,7 @@ class Compressed(msgspec.Struct, kw_only=True, frozen=True):
         evaluation: The file against the original, on all test samples; None without data.
         effects: What became of each class and group, if there are any.
         golden_max_abs_error: How far a device may be from `golden.npz`.
+        golden_task: What it must reach by the labels in `golden.npz`, if there are any.
         lineage: Where it came from.
         steps: What each step did.
         left_out: Techniques that an interrupt kept from being done, or from being done to their
@@ -102,6 +104,7 @@ class Compressed(msgspec.Struct, kw_only=True, frozen=True):
     evaluation: Evaluation | None
     effects: tuple[Effect, ...] | None = None
     golden_max_abs_error: float
+    golden_task: GoldenTask | None = None
     lineage: Lineage
     steps: tuple[StepSummary, ...]
     left_out: tuple[str, ...] = ()

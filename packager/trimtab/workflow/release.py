@@ -167,6 +167,8 @@ def _read_golden(path: Path, compressed: Compressed) -> GoldenSamples:
                 inputs=[arrays[f"in_{i}"] for i in range(len(compressed.inputs))],
                 outputs=[arrays[f"out_{i}"] for i in range(len(compressed.outputs))],
                 max_abs_error=compressed.golden_max_abs_error,
+                labels=arrays["labels"] if compressed.golden_task is not None else None,
+                task=compressed.golden_task,
             )
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise FormatError(f"{path} holds no golden samples: {error}; compress again") from error

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -25,7 +24,7 @@ from trimtab.graph.count import count_model
 from trimtab.graph.dequantize import dequantized
 from trimtab.graph.precision import rounds_activations
 from trimtab.package.files import write_atomically
-from trimtab.package.golden import GoldenSamples, encode_golden
+from trimtab.package.golden import encode_golden
 from trimtab.package.wire import wire_bytes
 from trimtab.progress import report
 from trimtab.targets import Comparison, Exported, export
@@ -34,6 +33,7 @@ from trimtab.targets.operators import float_operators
 from trimtab.targets.speed import Speed, compare_speed
 from trimtab.targets.writing import CPU_PROVIDER, WriteRequest
 from trimtab.workflow.compressed import COMPRESSED_FILE, GOLDEN_FILE, Compressed, tool_versions
+from trimtab.workflow.golden import golden_samples
 from trimtab.workflow.source import Source
 from trimtab.workflow.standing import StepSummary
 from trimtab_agent import runtimes
@@ -43,10 +43,6 @@ from trimtab_agent.contract.profile import Profile
 from trimtab_agent.durable import storage_errors
 
 GATE_SAMPLES = 64
-_GOLDEN_SAMPLES = (2, 16)
-_GOLDEN_SHARE = 0.1
-"""As many golden samples, within the bounds above, as fit into a tenth of the model's bytes: they
-travel with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +115,13 @@ class TargetWriter:
             for path in exported.files:
                 path.unlink(missing_ok=True)
             raise
-        golden = self._golden(session, applied.model, exported.file_bytes)
+        golden = golden_samples(
+            self._source,
+            session,
+            file_bytes=exported.file_bytes,
+            relative_limit=relative_limit(quantized=rounds_activations(applied.model)),
+            seed=self._seed,
+        )
         compressed = Compressed(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             profile=self._profile.id,
@@ -143,6 +145,7 @@ class TargetWriter:
             evaluation=None if assessment is None else assessment.summary(),
             effects=None if assessment is None else assessment.effects,
             golden_max_abs_error=golden.max_abs_error,
+            golden_task=golden.task,
             lineage=self._lineage(applied.recipe),
             steps=applied.steps,
             left_out=applied.left_out,
@@ -234,20 +237,6 @@ class TargetWriter:
                 lambda: runtimes.run_samples(session, samples),
                 lambda: runtimes.run_samples(run_float, samples),
             )
-
-    def _golden(self, session: runtimes.Session, model: ir.Model, file_bytes: int) -> GoldenSamples:
-        """Takes some samples and what the exported file answers to them."""
-        samples = self._source.samples
-        sample_bytes = sum(array[:1].nbytes for array in samples)
-        least, most = _GOLDEN_SAMPLES
-        wanted = min(most, max(least, int(file_bytes * _GOLDEN_SHARE / sample_bytes)))
-        # Spread over the data set, which may be sorted by class.
-        chosen = np.linspace(0, len(samples[0]) - 1, min(wanted, len(samples[0]))).astype(int)
-        inputs = [array[chosen] for array in samples]
-        outputs = runtimes.run_samples(session, inputs)
-        largest = max(float(np.abs(array).max()) for array in outputs)
-        limit = relative_limit(quantized=rounds_activations(model)) * largest
-        return GoldenSamples(inputs=inputs, outputs=outputs, max_abs_error=limit)
 
     def _counts(self, model: ir.Model) -> Counts:
         now, before = count_model(model), count_model(self._source.model)

@@ -19,6 +19,9 @@ class Classification:
     Args:
         classes: How many; 1 stands for a single output.
         threshold: From which on a single output says class 1.
+
+    Attributes:
+        threshold: Likewise.
     """
 
     name = "classification"
@@ -29,13 +32,13 @@ class Classification:
 
     def __init__(self, classes: int, *, threshold: float = 0.5) -> None:
         self._classes = classes
-        self._threshold = threshold
+        self.threshold = threshold
 
     def observe(self, batch: Batch) -> Evidence:
         """Keeps the answer, and whether it and the best five are right."""
         scores = batch.outputs[0].reshape(len(batch.outputs[0]), -1)
         if scores.shape[1] == 1:
-            answers = (scores[:, 0] > self._threshold).astype(np.int64)
+            answers = (scores[:, 0] > self.threshold).astype(np.int64)
         else:
             answers = scores.argmax(axis=1)
         evidence = {"answer": answers}
