@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -37,22 +38,37 @@ def command(
         ),
     ] = None,
     tls: Annotated[bool, typer.Option("--tls", help="TLS on 127.0.0.1 too.")] = False,
+    broker: Annotated[
+        str | None,
+        typer.Option(
+            "--broker",
+            "-b",
+            help="Start no broker: serve at this one, which somebody else runs.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run a broker until Ctrl-C, and give devices certificates and what they ask for.
+
+    It answers devices that ask for chunks, takes their reports, keeps the TUF timestamp fresh, and
+    restores what the broker lost.
 
     On 127.0.0.1 it lets every client in: Mosquitto if it is installed, else iotcore. On another
     address, or with --tls, it is Mosquitto, and every client needs a certificate (trimtab enroll).
 
     Example: trimtab serve --host 0.0.0.0 --name plant.local
     """
-    from trimtab.workflow.serve import ServeOptions, serve
+    from trimtab.workflow.serve import ServeOptions, serve, serve_elsewhere
     from trimtab.workflow.workspace import Workspace as Opened
 
     opened = Opened.open(workspace)
     stop, reload = threading.Event(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    if broker is not None:
+        serve_elsewhere(opened, broker, stop=stop, on_ready=partial(_print_elsewhere, broker, json))
+        return
     signal.signal(signal.SIGHUP, lambda *_: reload.set())
     options = ServeOptions(host=host, port=port, names=tuple(name or ()), tls=tls)
     serve(
@@ -62,6 +78,13 @@ def command(
         reload=reload,
         on_ready=_print_json if json else _print,
     )
+
+
+def _print_elsewhere(broker: str, json: bool) -> None:
+    if json:
+        print_json({"broker": broker, "kind": None, "devices": broker, "enrolment": None})
+    else:
+        typer.echo(f"serving devices at {broker}; Ctrl-C stops it")
 
 
 def _print_json(serving: Serving) -> None:

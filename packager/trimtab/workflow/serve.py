@@ -18,6 +18,7 @@ from trimtab.fleet.enrolment import serve_enrolment
 from trimtab.fleet.gatekeeper import Gatekeeper
 from trimtab.fleet.supervised import LOOK_EVERY_S, Guard, SupervisedBroker
 from trimtab.workflow.identity import open_enrolment, open_link, open_registry
+from trimtab.workflow.services import host_services
 from trimtab.workflow.workspace import Workspace
 from trimtab_agent.broker_url import PLAIN_PORT, TLS_PORT, BrokerUrl, parse_broker_url
 from trimtab_agent.durable import sole_user
@@ -103,6 +104,31 @@ def serve(
                 supervised.reload()
 
 
+def serve_elsewhere(
+    workspace: Workspace, broker: str, *, stop: threading.Event, on_ready: Callable[[], None]
+) -> None:
+    """Runs the host's services at a broker that somebody else runs, until `stop` is set.
+
+    Args:
+        workspace: Whose.
+        broker: Where it listens.
+        stop: Ends it.
+        on_ready: Called once everything runs.
+
+    Raises:
+        CallerError: The address is malformed.
+        BrokerError: The broker is not there, or refuses.
+        IdentityError: The host's certificate cannot be used.
+        RepositoryError: The repository is broken.
+        StorageError: The disk refuses.
+    """
+    with open_link(workspace, parse_broker_url(broker)) as link:
+        link.connect(CONNECT_TIMEOUT_S)
+        with host_services(link, workspace):
+            on_ready()
+            stop.wait()
+
+
 @contextmanager
 def _running(
     workspace: Workspace, options: ServeOptions
@@ -143,7 +169,8 @@ def _services(workspace: Workspace, broker: BrokerUrl) -> Iterator[None]:
         if broker.tls:
             serve_enrolment(link, open_enrolment(workspace))
         link.connect(CONNECT_TIMEOUT_S)
-        yield
+        with host_services(link, workspace):
+            yield
 
 
 def _names(options: ServeOptions) -> tuple[str, ...]:

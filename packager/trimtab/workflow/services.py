@@ -36,28 +36,36 @@ RETRY_S = 5.0
 """Wait after a service failed because the broker went."""
 
 
-def run_services(link: Link, workspace: Workspace, stop: threading.Event) -> None:
-    """Serves the devices of a workspace until `stop` is set.
+@contextlib.contextmanager
+def host_services(link: Link, workspace: Workspace) -> Iterator[None]:
+    """Serves the devices of a workspace until the block ends.
 
-    What fails is logged and tried again: neither a broker that goes nor a package that is damaged
-    ends the other services.
+    What fails meanwhile is logged and tried again: neither a broker that goes nor a package that
+    is damaged ends the other services.
 
     Args:
         link: The connection; it may be made later, and break.
         workspace: Whose packages, reports and keys.
-        stop: Ends it.
 
     Raises:
         StorageError: The database cannot be opened.
         RepositoryError: The repository is broken.
     """
     workspace.repository()  # broken from the start: say so at once
+    stop = threading.Event()
     with _databases(workspace) as (store, shelf):
         Ingest(link, store)
         library = Library(workspace.packages)
         audit = Audit(link, workspace.repository, workspace.packages, library, shelf, stop=stop)
+        upkeep = _Upkeep(link, workspace, shelf, audit, stop)
+        thread = threading.Thread(target=upkeep.run, name="trimtab-upkeep", daemon=True)
         with ChunkServer(link, library, share=shelf.share):
-            _Upkeep(link, workspace, shelf, audit, stop).run()
+            thread.start()
+            try:
+                yield
+            finally:
+                stop.set()
+                thread.join()
 
 
 class _Upkeep:
