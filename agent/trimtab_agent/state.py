@@ -354,6 +354,9 @@ class Memory:
             damaged = type(error) is sqlite3.DatabaseError
             kind = DamagedError if damaged else StorageError
             raise kind(f"the database {self._path} refuses: {error}") from error
+        except UnicodeDecodeError as error:
+            # Where SQLite's message or a text quotes damaged bytes, Python cannot hand it over.
+            raise DamagedError(f"the database {self._path} holds no text: {error}") from error
 
 
 def open_memory(path: Path) -> Memory:

@@ -10,11 +10,11 @@ import difflib
 import platform
 from pathlib import Path
 
-import msgspec
-
 from trimtab.errors import ProfileError
+from trimtab.yaml_text import decode_yaml
 from trimtab_agent.contract.profile import Profile
 from trimtab_agent.contract.session_options import option_faults
+from trimtab_agent.errors import FormatError
 
 _GENERIC = {"x86_64": "generic-x86-64", "aarch64": "generic-aarch64"}
 _SUFFIX = ".yaml"
@@ -87,8 +87,8 @@ def _read(path: Path) -> Profile:
     except OSError as error:
         raise ProfileError(f"profile {path} cannot be read: {error.strerror}") from error
     try:
-        profile = msgspec.yaml.decode(text, type=Profile)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        profile = decode_yaml(text, Profile)
+    except FormatError as error:
         raise ProfileError(f"profile {path} is malformed: {error}") from error
     faults = _faults(profile, path.stem)
     if faults:

@@ -40,10 +40,10 @@ def decode(data: bytes, kind: type[T], *, what: str) -> T:
         what: What the bytes are and where they came from, for the error message.
 
     Raises:
-        FormatError: The bytes are no JSON, or do not fit `kind`; the message ends with the
-            path of the fault.
+        FormatError: The bytes are no JSON, are nested too deeply, or do not fit `kind`; the
+            message ends with the path of the fault.
     """
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"{what} cannot be read as {kind.__name__}: {error}") from error

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from trimtab_agent.contract.measurement import Measurement
-from trimtab_agent.contract.messages import Inventory
+from trimtab_agent.contract.messages import Counter, Inventory
 
 COMMAND_CONTEXT = b"trimtab command v1\n"
 """Put before the payload when it is signed: a signed assignment can never pass for a command."""
@@ -44,7 +44,7 @@ class Command(msgspec.Struct, kw_only=True, frozen=True):
     """
 
     device: str
-    counter: int
+    counter: Counter
     action: Action
     issued: str
     expires: str
@@ -74,7 +74,7 @@ class CommandReply(msgspec.Struct, kw_only=True, frozen=True):
     """
 
     device: str
-    counter: int
+    counter: Counter
     action: Action
     active: str | None
     paused: bool

@@ -10,6 +10,9 @@ from trimtab_agent.contract.manifest import TaskMetric
 from trimtab_agent.contract.measurement import Comparison, GateResult, Measurement
 
 Ratio = Annotated[float, msgspec.Meta(gt=0)]
+Counter = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""Counts what one device was told. Databases on both sides keep it in 64 bits with a sign."""
+
 
 ASSIGNMENT_CONTEXT = b"trimtab assignment v1\n"
 """Put before the payload when it is signed, so that a signature made for something else can
@@ -54,7 +57,7 @@ class Assignment(msgspec.Struct, kw_only=True, frozen=True):
     """
 
     device: str
-    counter: int
+    counter: Counter
     target: str
     issued: str
     expires: str
@@ -169,7 +172,7 @@ class Progress(msgspec.Struct, kw_only=True, frozen=True):
     """
 
     device: str
-    counter: int
+    counter: Counter
     target: str
     state: State
     detail: str = ""
@@ -283,7 +286,7 @@ class Report(msgspec.Struct, kw_only=True, frozen=True):
 
     id: str
     device: str
-    counter: int
+    counter: Counter
     target: str
     target_sha256: str | None
     trial: str | None

@@ -27,6 +27,8 @@ from trimtab.compress.context import Context
 from trimtab.compress.dequantize import is_quantized
 from trimtab.errors import ModelError, RecipeError, UnsupportedOperatorError
 from trimtab.graph.count import ModelCount, count_model
+from trimtab.yaml_text import decode_yaml
+from trimtab_agent.errors import FormatError
 
 TECHNIQUES: Mapping[str, tuple[str, str]] = {
     "prune_channels": ("trimtab.compress.prune", "PruneChannels"),
@@ -119,9 +121,9 @@ def parse_recipe(source: str | Mapping[str, Any], what: str) -> Recipe:
     """
     if isinstance(source, str):
         try:
-            source = msgspec.yaml.decode(source)
-        except msgspec.DecodeError as error:
-            raise RecipeError(f"{what}: no YAML: {' '.join(str(error).split())}") from error
+            source = cast("Mapping[str, Any]", decode_yaml(source, object))
+        except FormatError as error:
+            raise RecipeError(f"{what}: no YAML: {error}") from error
     if not isinstance(source, Mapping) or not isinstance(source.get("steps"), list | tuple):
         raise RecipeError(f"{what}: $: a recipe is a mapping with a list of `steps`")
     return Recipe(

@@ -18,10 +18,21 @@ import numpy as np
 
 from trimtab.errors import DataError
 from trimtab.evaluate.data import Array
+from trimtab.yaml_text import decode_yaml
 from trimtab_agent.contract.manifest import TensorSpec
+from trimtab_agent.contract.processing import (
+    Colour,
+    InputStep,
+    Layout,
+    Normalize,
+    Resize,
+    Scale,
+)
+from trimtab_agent.errors import FormatError
 
 FILE = "data.yaml"
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_ORDERS: dict[int, Literal["grey", "rgb", "rgba"]] = {1: "grey", 3: "rgb", 4: "rgba"}
 _Side = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -72,6 +83,19 @@ class Preprocessing(msgspec.Struct, kw_only=True, frozen=True):
         """Pillow's name for pixels with so many channels."""
         return _MODES[self.channels]
 
+    @property
+    def steps(self) -> tuple[InputStep, ...]:
+        """The same in the words of a manifest, for the application that has a camera."""
+        height, width = self.size
+        steps: list[InputStep] = [
+            Colour(order=_ORDERS[self.channels]),
+            Resize(height=height, width=width),
+            Scale(factor=self.scale),
+        ]
+        if any(self.mean) or any(value != 1 for value in self.std):
+            steps.append(Normalize(mean=self.mean, std=self.std))
+        return (*steps, Layout(order=self.layout))
+
     def apply(self, pixels: Array) -> Array:
         """Returns a sample from pixels of shape `[height, width, channels]`, uint8."""
         values = (pixels * self.scale - np.array(self.mean)) / np.array(self.std)
@@ -118,9 +142,9 @@ def read_preprocessing(folder: Path, spec: TensorSpec) -> Preprocessing:
 
 def _read(path: Path) -> _Declared:
     try:
-        return msgspec.yaml.decode(path.read_bytes(), type=_Declared)
-    except (OSError, msgspec.DecodeError) as error:
-        raise DataError(f"{path}: {' '.join(str(error).split())}") from error
+        return decode_yaml(path.read_bytes(), _Declared)
+    except (OSError, FormatError) as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def _image_shape(
