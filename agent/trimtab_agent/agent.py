@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 10.0
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
-ONCE_TRIES = 5
+ONCE_TRIES = 3
 """With `once`: errors that may pass, until the run is given up."""
 FAREWELL_S = 30.0
 """Longest wait, with `once`, for the host to acknowledge the report."""

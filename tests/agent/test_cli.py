@@ -89,8 +89,9 @@ def test_one_update_from_the_assignment_to_the_acknowledged_report(host, config,
         "verifying",
         "staged",
         "checked",
-        "active",
         "measured",
+        "trial",
+        "committed",
     ]
     report = lines[-1]["report"]
     assert (report["outcome"], report["active"], report["trial"]) == ("active", target, "t-1")
@@ -140,15 +141,15 @@ def flip_a_byte(host, package):
     host.link.publish(topics.blob(sha256), evil, retain=True, wait_s=5)
 
 
-def test_a_package_with_one_byte_changed_is_refused(mosquitto_host, mosquitto_config, tmp_path):
+def test_a_package_with_one_byte_changed_never_runs(mosquitto_host, mosquitto_config, tmp_path):
+    """Nobody is there who could repair it: the update stands, and waits for somebody."""
     package = real_package(tmp_path / "made", "1")
     target = mosquitto_host.release(package)
     flip_a_byte(mosquitto_host, package)
     mosquitto_host.assign(1, target)
-    done = run("run", "--config", mosquitto_config, "--once")
-    assert done.returncode == 3
-    assert "has the SHA-256" in done.stdout
-    assert mosquitto_host.reports.get(timeout=5).failure.reason == "integrity"
+    assert run("run", "--config", mosquitto_config, "--once").returncode == 5
+    state = json.loads(run("status", "--config", mosquitto_config, "--json").stdout)
+    assert (state["active"], state["updating"], state["step"]) == (None, target, "fetching")
 
 
 def test_wrong_outputs_leave_the_version_before(mosquitto_host, mosquitto_config, tmp_path):

@@ -21,7 +21,7 @@ from trimtab.search.propose import propose
 from trimtab.search.trial import Measured, Trial, TrialFailure, measured_from_report
 from trimtab.search.verdict import verdict
 from trimtab_agent.contract.manifest import Budget
-from trimtab_agent.contract.messages import Report
+from trimtab_agent.contract.messages import Failure, Report
 
 CANDIDATES = ladder(load_profile("generic-x86-64"))
 BY_ID = {candidate.id: candidate for candidate in CANDIDATES}
@@ -275,7 +275,7 @@ def test_a_failure_is_neither_met_nor_best():
     assert best([failed, World().trial(CANDIDATES[1])], NOTHING).candidate is CANDIDATES[1]
 
 
-def test_a_report_that_is_active_but_not_measured_is_a_failure():
+def a_report(**changes):
     report = Report(
         id="1",
         device="d",
@@ -293,6 +293,37 @@ def test_a_report_that_is_active_but_not_measured_is_a_failure():
         started="",
         finished="",
     )
-    measured = measured_from_report(report)
+    return msgspec.structs.replace(report, **changes)
+
+
+def test_a_report_that_is_active_but_not_measured_is_a_failure():
+    measured = measured_from_report(a_report())
     assert measured.failure is not None
     assert measured.failure.message == "the report ends in active without a measurement"
+
+
+@pytest.mark.parametrize("reason", ["latency_budget", "memory_budget", "energy_budget"])
+def test_a_package_that_missed_a_gate_counts_as_measured(reason):
+    failure = Failure(state="measured", reason=reason, message="over the limit")
+    found = measurement(900.0, 60_000_000)
+    report = a_report(outcome="refused", failure=failure, measurement=found)
+    assert measured_from_report(report).failure is None
+    assert measured_from_report(report).measurement == found
+
+
+def test_other_refusals_are_failures():
+    failure = Failure(state="staged", reason="golden", message="differs")
+    measured = measured_from_report(a_report(outcome="refused", failure=failure))
+    assert measured.failure == TrialFailure(stage="device", reason="golden", message="differs")
+
+
+def test_too_few_runs_for_a_percentile_may_still_show_a_miss():
+    trial = World().trial(CANDIDATES[0])
+    found = trial.measurement
+    for p90_us, outcome in ((None, "unproven"), (1100.0, "missed")):
+        latency = msgspec.structs.replace(found.latency, p95_us=None, p90_us=p90_us, p50_us=900.0)
+        changed = msgspec.structs.replace(found, latency=latency)
+        slow = msgspec.structs.replace(
+            trial, measured=msgspec.structs.replace(trial.measured, measurement=changed)
+        )
+        assert verdict(slow, Budget(latency_p95_us=1000.0)).outcome == outcome

@@ -10,6 +10,7 @@ from trimtab.search.candidates import Candidate
 from trimtab_agent.contract.manifest import Counts, Evaluation, Sizes
 from trimtab_agent.contract.measurement import Measurement
 from trimtab_agent.contract.messages import GoldenCheck, Inventory, Report
+from trimtab_agent.errors import GateError, kind_of
 
 
 class TrialFailure(msgspec.Struct, kw_only=True, frozen=True):
@@ -91,11 +92,12 @@ class Trial(msgspec.Struct, kw_only=True, frozen=True):
 def measured_from_report(report: Report) -> Measured:
     """Returns what a device's report says about a trial.
 
-    A package that is active but could not be measured is a failure here: a search has no use
-    for it.
+    A package that the device has measured and then refused for a figure over its limit is no
+    failure: the search judges by the same figures, and learns from them. One that is active but
+    could not be measured is: a search has no use for it.
     """
     failure = None
-    if report.failure is not None:
+    if report.failure is not None and not _missed_a_gate(report):
         failure = TrialFailure(
             stage="device", reason=report.failure.reason, message=report.failure.message
         )
@@ -110,4 +112,12 @@ def measured_from_report(report: Report) -> Measured:
         measurement=report.measurement if failure is None else None,
         failure=failure,
         inventory=report.inventory,
+    )
+
+
+def _missed_a_gate(report: Report) -> bool:
+    return (
+        report.failure is not None
+        and issubclass(kind_of(report.failure.reason), GateError)
+        and report.measurement is not None
     )

@@ -9,22 +9,36 @@ from pathlib import Path
 
 from trimtab.compress.recipe import parse_recipe
 from trimtab.evaluate.load import fingerprint
+from trimtab.fleet.publish import Terms
 from trimtab.package.read import open_package
 from trimtab.search.candidates import Candidate, ladder
 from trimtab.search.loop import Listener, SearchResult, search
 from trimtab.search.trial import Built, Measured, measured_from_report
+from trimtab.search.verdict import Item, verdict
 from trimtab.workflow.compress import Compressor, check_harm_visible
 from trimtab.workflow.deliver import Delivery
 from trimtab.workflow.release import release
 from trimtab.workflow.source import Source
 from trimtab.workflow.workspace import Workspace
 from trimtab_agent.contract.manifest import Budget, RuntimeName
+from trimtab_agent.contract.messages import Gates
 from trimtab_agent.contract.profile import Profile
 
 REPORT_TIMEOUT_S = 600.0
 """A slow board takes minutes to measure; a device that is silent for longer is gone."""
 
 SEARCH_FILE = "search.json"
+
+TRIAL_GATES = Gates(budget=True, latency_ratio=None, memory_ratio=None, energy_ratio=None)
+"""A candidate that misses the budget is measured, and never runs. Candidates are compared with
+each other by the search, not by the device with whatever it happens to run."""
+
+SETTLED_GATES = Gates(budget=False, latency_ratio=None, memory_ratio=None, energy_ratio=None)
+"""For a package that keeps the budget as this device has measured it. The budget in its manifest
+may be an older one, of the same search before the limits were changed."""
+
+GATED_ITEMS: frozenset[Item] = frozenset({"latency_p95_us", "peak_memory_bytes", "energy_mj"})
+"""The items of a budget that a device measures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +89,9 @@ def optimize(
         listener: Told what the search does.
 
     Returns:
-        All trials, those of an earlier interrupted run of the same search included.
+        All trials, those of an earlier interrupted run of the same search included. A device
+        does not run a package that misses what it measures: where all do, it goes on with the
+        last one that it let run, or with the one that ran before.
 
     Raises:
         DeviceTimeoutError: The device is not there, or stops answering.
@@ -96,7 +112,11 @@ def optimize(
     )
     best = result.best
     if result.stopped_by != "interrupted" and best is not None and best.built is not None:
-        device.settle(best.built)
+        missed = {miss.item for miss in verdict(best, task.budget).misses}
+        if missed & GATED_ITEMS:
+            log(f"{task.device} does not run {best.candidate.id}: it misses {', '.join(missed)}")
+        else:
+            device.settle(best.built)
     return result
 
 
@@ -158,16 +178,17 @@ class _MqttDevice:
     def measure(self, candidate: Candidate, built: Built) -> Measured:
         """Publishes the package, assigns it, and waits for what the device reports."""
         self._delivery.publish(open_package(Path(built.package)))
-        return self._assign(built, trial=candidate.id)
+        return self._assign(built, TRIAL_GATES, trial=candidate.id)
 
     def settle(self, built: Built) -> None:
         """Makes sure that the device runs this package in the end."""
         if self._active != built.target:
             self._delivery.publish(open_package(Path(built.package)))
-            self._assign(built, trial=None)
+            self._assign(built, SETTLED_GATES, trial=None)
 
-    def _assign(self, built: Built, trial: str | None) -> Measured:
-        assignment = self._delivery.assign(self._device, built.target, trial)
+    def _assign(self, built: Built, gates: Gates, trial: str | None) -> Measured:
+        terms = Terms(gates=gates)
+        assignment = self._delivery.assign(self._device, built.target, trial, terms)
         report = self._delivery.wait_for_report(assignment, REPORT_TIMEOUT_S)
         self._active = report.active
         return measured_from_report(report)
