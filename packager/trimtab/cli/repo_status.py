@@ -32,6 +32,8 @@ def status(workspace: Workspace = DEFAULT_WORKSPACE, keys: Keys = None, json: Js
     print_table(headings, [_role_row(role) for role in found.roles])
     _print_keys(found)
     _print_staged(found)
+    for path in found.unused:
+        typer.echo(f"not used: {path}; destroy it if the key was replaced or removed")
     typer.echo(f"highest assignment counter: {found.counter}")
 
 

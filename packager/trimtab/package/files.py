@@ -11,6 +11,8 @@ from typing import IO
 
 from trimtab_agent.durable import storage_errors, sync_directory
 
+_UNFINISHED = ".new-"
+
 
 @contextmanager
 def replacing(path: Path, *, mode: int = 0o644) -> Iterator[IO[bytes]]:
@@ -34,7 +36,9 @@ def replacing(path: Path, *, mode: int = 0o644) -> Iterator[IO[bytes]]:
         with (
             storage_errors(f"writing {path}"),
             # mkstemp's own mode is 0600, so a private key is never readable by others meanwhile
-            tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as stream,
+            tempfile.NamedTemporaryFile(
+                dir=path.parent, prefix=_UNFINISHED, delete=False
+            ) as stream,
         ):
             temporary = Path(stream.name)
             yield stream
@@ -57,3 +61,14 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """
     with replacing(path, mode=mode) as stream:
         stream.write(data)
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Removes what a process that was killed was writing. Nobody may be writing there now.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+    with storage_errors(f"removing unfinished files of {directory}"):
+        for path in directory.glob(f"{_UNFINISHED}*"):
+            path.unlink(missing_ok=True)

@@ -84,6 +84,16 @@ class KeyStore:
         self._sources = sources
         self._signers = SignersFile(directory / "signers.json")
 
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of key files, the one to look in first at the front."""
+        other = self._sources.folder
+        return [self._directory] if other is None else [other, self._directory]
+
+    def files(self) -> list[Path]:
+        """Returns every key file in the folders."""
+        return sorted(path for folder in self.folders for path in folder.glob("*.pem"))
+
     def entry(self, role: str, keyid: str) -> KeyEntry:
         """Returns where a key is.
 
@@ -97,7 +107,7 @@ class KeyStore:
         """Returns where a key file is, or would be; None for a key that is in no file of ours."""
         if entry.file is None:
             return None
-        places = [folder / entry.file for folder in self._folders()]
+        places = [folder / entry.file for folder in self.folders]
         return next((place for place in places if place.is_file()), places[-1])
 
     def add(self, role: str, new: NewKey) -> SSlibKey:
@@ -175,7 +185,7 @@ class KeyStore:
     def _make(self, role: str, name: str) -> SSlibKey:
         offline = role in OFFLINE_ROLES
         passphrase = self._sources.passphrases.for_new_keys() if offline else None
-        folder = self._folders()[0] if offline else self._directory
+        folder = self.folders[0] if offline else self._directory
         private = Ed25519PrivateKey.generate()
         write_atomically(folder / f"{name}.pem", _to_pem(private, passphrase), mode=0o600)
         key = public_key_of(role, private.public_key())
@@ -208,14 +218,10 @@ class KeyStore:
             raise RepositoryError(f"{path} cannot be read: {error.strerror}") from error
         return self._sources.passphrases.unlock(path, pem)
 
-    def _folders(self) -> list[Path]:
-        """Returns the folders of key files, the one to look in first at the front."""
-        other = self._sources.folder
-        return [self._directory] if other is None else [other, self._directory]
-
     def _taken(self) -> set[str]:
-        files = {path.stem for folder in self._folders() for path in folder.glob("*.pem")}
-        return files | {entry.name for entry in self._signers.read().values()}
+        return {path.stem for path in self.files()} | {
+            entry.name for entry in self._signers.read().values()
+        }
 
     def _free_name(self, role: str) -> str:
         taken = self._taken()

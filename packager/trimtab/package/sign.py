@@ -27,6 +27,7 @@ import msgspec
 from trimtab.errors import MissingKeyError, RepositoryError, StagedError
 from trimtab.package.changes import Changes, OfflineRole, Outcome
 from trimtab.package.counters import Counters
+from trimtab.package.files import remove_unfinished
 from trimtab.package.keys import KeySources, KeyStore
 from trimtab.package.metadata import EXPIRY_DAYS, Clock, MetadataFiles, utc_now
 from trimtab.package.new_repository import KeyPlan, fill
@@ -57,6 +58,7 @@ COMMAND_HOURS = 1
 """How long a command holds: it is for now. A device whose clock is wrong by more refuses it."""
 
 ROOT_FILE = "1.root.json"
+_WRITTEN = ("targets", "metadata/staged")
 
 
 class Repository:
@@ -421,6 +423,8 @@ class Repository:
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             self._metadata.finish()
+            for folder in (*self._keys.folders, *(self._directory / part for part in _WRITTEN)):
+                remove_unfinished(folder)
             yield
 
 

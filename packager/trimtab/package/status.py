@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -81,12 +82,14 @@ class RepositoryStatus(msgspec.Struct, kw_only=True, frozen=True):
         staged: What waits for signatures.
         waiting: What is missing, a line each; empty with `staged` not empty: it is complete, and
             waits for the machine with the online keys.
+        unused: Key files of no role, in force or staged: keys that left, or that nobody took.
         counter: The highest assignment counter given out.
     """
 
     roles: tuple[RoleStatus, ...]
     staged: tuple[StagedStatus, ...]
     waiting: tuple[str, ...]
+    unused: tuple[str, ...]
     counter: int
 
     def expiring(self, now: datetime, days: float | None = None) -> tuple[RoleStatus, ...]:
@@ -142,8 +145,21 @@ def describe(
         roles=(*roles, assignment),
         staged=_staged(state, keys),
         waiting=tuple(waiting),
+        unused=tuple(str(path) for path in _unused(state, (*roles, assignment), keys)),
         counter=counter,
     )
+
+
+def _unused(state: State, roles: Sequence[RoleStatus], keys: KeyStore) -> list[Path]:
+    used = {key.path for role in roles for key in role.keys}
+    if state.staged_root is not None:
+        staged = state.staged_root.signed
+        used |= {
+            str(keys.path(keys.entry(name, keyid)))
+            for name, role in staged.roles.items()
+            for keyid in role.keyids
+        }
+    return [path for path in keys.files() if str(path) not in used]
 
 
 def _keys(role: str, public: Mapping[str, Key], keys: KeyStore) -> tuple[KeyStatus, ...]:
