@@ -81,7 +81,7 @@ class Normalize(_Step, kw_only=True, frozen=True, tag="normalize"):
     """
 
     mean: PerChannel
-    std: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)]
+    std: PerChannel
 
 
 class Layout(_Step, kw_only=True, frozen=True, tag="layout"):
@@ -198,6 +198,8 @@ def faults(
             found.append(f"{place} cannot have the step {name!r}: it is for the other side")
         if isinstance(step, Normalize) and len(step.mean) != len(step.std):
             found.append(f"{place}: {name!r} has {len(step.mean)} means, {len(step.std)} stds")
+        if isinstance(step, Normalize) and not all(step.std):
+            found.append(f"{place}: {name!r} divides by a std of 0")
         if isinstance(step, Nms) and step.scores not in outputs:
             found.append(f"{place}: {name!r} takes scores from {step.scores!r}, which is no output")
     return found

@@ -18,6 +18,14 @@ def command(
     ],
     name: Annotated[str, typer.Option(help="The package's name, the same over its versions.")],
     version: Annotated[str, typer.Option(help="Its version; a released one is never changed.")],
+    processing: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .yaml file that says what the application must do to an input before the "
+            "model and to an output after it (docs/formats/package.md). What `trimtab compress` "
+            "knows from the data is in the package anyway."
+        ),
+    ] = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
     keys: Keys = None,
     passphrase_file: PassphraseFile = None,
@@ -35,7 +43,9 @@ def command(
     bases = earlier_versions(
         opened, name=name, version=version, created=read_compressed(folder).created
     )
-    released = release(folder, opened, name=name, version=version, bases=bases)
+    released = release(
+        folder, opened, name=name, version=version, bases=bases, processing=processing
+    )
     manifest = released.manifest
     if json:
         print_json({"package": str(released.path), "manifest": manifest})

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.errors import DataError
+from trimtab_agent.contract.processing import InputStep
 
 Array = NDArray[Any]
 
@@ -140,6 +141,8 @@ class Dataset:
         class_names: By class number, if the data names its classes.
         task: What the labels are for (`trimtab.evaluate.tasks.TASKS`); None if nobody has said.
         held_out: Whether the test samples are training samples that were held out.
+        processing: What was done to each sample of the first input, where the loader knows it:
+            an application must do the same.
     """
 
     source: str
@@ -148,6 +151,7 @@ class Dataset:
     class_names: tuple[str, ...] | None = None
     task: str | None = None
     held_out: bool = False
+    processing: tuple[InputStep, ...] = ()
 
     def calibration(self, count: int, seed: int) -> tuple[Array, ...]:
         """Returns `count` training samples, drawn without replacement.

@@ -49,7 +49,14 @@ def load_images(folder: Path, inputs: Sequence[TensorSpec]) -> Dataset:
     else:
         _check_classes(folder / "test", names)
         test = _split(folder / "test", names, preprocessing)
-    return Dataset(source=str(folder), train=train, test=test, class_names=names, held_out=held_out)
+    return Dataset(
+        source=str(folder),
+        train=train,
+        test=test,
+        class_names=names,
+        held_out=held_out,
+        processing=preprocessing.steps,
+    )
 
 
 class Images:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from trimtab.hardware import load_profile
@@ -14,6 +15,7 @@ from trimtab.package.build import Description, build_package
 from trimtab.package.golden import GoldenSamples
 from trimtab.package.read import Package, open_package
 from trimtab.workflow.compressed import GOLDEN_FILE, Compressed, read_compressed
+from trimtab.workflow.processing import read_processing
 from trimtab.workflow.workspace import Workspace
 from trimtab_agent.contract.manifest import Budget, Hardware, Manifest, RuntimeSpec
 from trimtab_agent.errors import FormatError
@@ -43,6 +45,7 @@ def release(
     version: str,
     budget: Budget | None = None,
     bases: Sequence[Package] = (),
+    processing: Path | None = None,
 ) -> Released:
     """Packs a folder of `trimtab compress` and signs the package's manifest.
 
@@ -53,14 +56,20 @@ def release(
         version: Its version; a released version is never changed.
         budget: What it was made to meet; written into the manifest.
         bases: Versions that devices may have; the package gets deltas from them where they pay.
+        processing: A file that says what the application must do before and after the model, on
+            top of what `trimtab compress` has found in the data.
 
     Raises:
         RecipeError: The folder holds no compressed model.
-        CallerError: The name or version cannot be used, or is released with other content.
+        CallerError: The name or version cannot be used, or is released with other content; or
+            the processing is malformed.
         PackageError: A file of the folder is damaged.
         RepositoryError: The workspace lacks keys or metadata.
     """
     compressed = read_compressed(directory)
+    if processing is not None:
+        inputs, outputs = read_processing(processing, compressed.inputs, compressed.outputs)
+        compressed = msgspec.structs.replace(compressed, inputs=inputs, outputs=outputs)
     path = build_package(
         workspace.packages,
         description=_description(compressed, name, version, budget or Budget()),

@@ -34,6 +34,7 @@ from trimtab.targets.speed import Speed, compare_speed
 from trimtab.targets.writing import CPU_PROVIDER, WriteRequest
 from trimtab.workflow.compressed import COMPRESSED_FILE, GOLDEN_FILE, Compressed, tool_versions
 from trimtab.workflow.golden import golden_samples
+from trimtab.workflow.processing import declare
 from trimtab.workflow.source import Source
 from trimtab.workflow.standing import StepSummary
 from trimtab_agent import runtimes
@@ -122,6 +123,9 @@ class TargetWriter:
             relative_limit=relative_limit(quantized=rounds_activations(applied.model)),
             seed=self._seed,
         )
+        inputs, outputs = declare(
+            tuple(session.inputs), tuple(session.outputs), self._source.dataset, golden.task
+        )
         compressed = Compressed(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             profile=self._profile.id,
@@ -132,8 +136,8 @@ class TargetWriter:
             weight_bytes=exported.weight_bytes,
             wire_bytes=wire_bytes(exported.files),
             counts=self._counts(applied.model),
-            inputs=session.inputs,
-            outputs=session.outputs,
+            inputs=inputs,
+            outputs=outputs,
             labels=self._labels,
             threads=self._profile.threads,
             options=exported.options,
