@@ -156,7 +156,7 @@ class Link:
             self._stop_network()
             raise BrokerError(
                 f"{self._broker} accepts connections but did not answer within {timeout_s:g} s: "
-                f"does it speak MQTT 5?"
+                f"does it speak MQTT 5{'' if self._tls else ', without TLS'}?"
             )
         if self._refusal:
             self._stop_network()

@@ -19,6 +19,7 @@ _NOT_YET_VALID, _EXPIRED = 9, 10
 """Codes of X509_verify_cert (openssl-verification-options(1)); 18 to 21 are unknown issuers."""
 
 _ENROL = "run: trimtab-agent enroll --token TOKEN --config FILE (a token comes from the host)"
+_PLAIN = "is it a broker without TLS (mqtt://), or is this the wrong port?"
 _ALERTS = {
     "CERTIFICATE_REQUIRED": f"it wants a client certificate and got none; {_ENROL}",
     "CERTIFICATE_EXPIRED": f"this side's certificate has expired; {_ENROL}",
@@ -59,7 +60,7 @@ class TlsContext:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks chain and host name
         self.context.minimum_version = ssl.TLSVersion.TLSv1_3
         self.context.sslsocket_class = _socket_that_tells(self)
-        self.last_error: ssl.SSLError | None = None
+        self.last_error: OSError | None = None
         self.load()
 
     def load(self) -> None:
@@ -104,23 +105,25 @@ def _socket_that_tells(owner: TlsContext) -> type[ssl.SSLSocket]:
             owner.last_error = None
             try:
                 super().do_handshake(block)
-            except ssl.SSLError as error:
+            except OSError as error:
                 owner.last_error = error
                 raise
 
     return TellingSocket
 
 
-def explain(error: ssl.SSLError) -> str:
+def explain(error: OSError) -> str:
     """Returns in words why TLS failed, and the way out."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return _explain_verification(error)
-    reason = error.reason or str(error)
+    if isinstance(error, (ssl.SSLEOFError, ConnectionError)):
+        return f"it ended the connection before TLS began: {_PLAIN}"
+    reason = getattr(error, "reason", None) or str(error)
     for name, words in _ALERTS.items():
         if name in reason:
             return words
     if reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"}:
-        return "it does not speak TLS there: is it a plain broker (mqtt://)?"
+        return f"it does not speak TLS there: {_PLAIN}"
     if "PROTOCOL_VERSION" in reason:
         return "it does not offer TLS 1.3"
     return f"TLS failed: {error}"
