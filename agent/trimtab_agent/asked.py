@@ -98,7 +98,7 @@ class Asked:
         failures = 0
         with _Talk(self._link, self._device, iter(chunks)) as talk:
             while not stop() and talk.ask():
-                arrival = talk.listen()
+                arrival = talk.listen(min(TICK_S, patience.limit_s))
                 if arrival:
                     failures = 0
                     patience.came()
@@ -205,9 +205,9 @@ class _Talk:
         else:
             self._under_way.update(names)
 
-    def listen(self) -> tuple[Chunk, bytes] | None:
-        """Returns the next chunk that lacks, if one comes within `TICK_S`."""
-        message = self._inbox.take(TICK_S)
+    def listen(self, wait_s: float) -> tuple[Chunk, bytes] | None:
+        """Returns the next chunk that lacks, if one comes within `wait_s`."""
+        message = self._inbox.take(wait_s)
         return self._recognize(message) if message else None
 
     def _recognize(self, message: Message) -> tuple[Chunk, bytes] | None:

@@ -30,13 +30,13 @@ class Broadcast:
     Args:
         link: The connection.
         group: Whose broadcast.
-        patience_s: Longest wait for the next useful chunk.
+        timeout_s: Longest silence of the broker.
     """
 
-    def __init__(self, link: Subscriber, group: str, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, link: Subscriber, group: str, *, timeout_s: float) -> None:
         self._link = link
         self._topic = topics.group_chunk(group)
-        self._patience_s = patience_s
+        self._patience_s = min(PATIENCE_S, timeout_s)
 
     def fetch(
         self, chunks: Iterable[Chunk], *, stop: Callable[[], bool]

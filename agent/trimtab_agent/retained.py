@@ -70,7 +70,7 @@ class Retained:
         patience = Patience(longest_s=self._timeout_s)
         with Window(self._link, ask(), size=self._window) as window:
             while not stop() and window.refill():
-                message = window.take(TICK_S)
+                message = window.take(min(TICK_S, patience.limit_s))
                 if message:
                     patience.came()
                     late += window.drop_overtaken()

@@ -32,7 +32,7 @@ def mqtt_ways(link: Connection, *, device: str, timeout_s: float) -> Ways:
     """
 
     def ways(group: str | None) -> dict[str, Chunks]:
-        heard = {} if group is None else {"broadcast": Broadcast(link, group)}
+        heard = {} if group is None else {"broadcast": Broadcast(link, group, timeout_s=timeout_s)}
         return {
             **heard,
             "retained": Retained(link, timeout_s=timeout_s),
