@@ -8,10 +8,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from trimtab_agent import __version__
-from trimtab_agent.errors import TrimtabError, kind_of
+from trimtab_agent.errors import CallerError, TrimtabError, kind_of
 
 # Everything that loads paho-mqtt, tuf or numpy is imported where it is used: --help is instant.
 if TYPE_CHECKING:
@@ -70,7 +70,26 @@ def _parser() -> argparse.ArgumentParser:
             "--config", type=Path, required=True, metavar="FILE", help="configuration (TOML)"
         )
         command.add_argument("--json", action="store_true", help="print JSON, one object a line")
+    _add_tuf(commands)
     return parser
+
+
+def _add_tuf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the commands of the public TUF conformance suite (its CLIENT-CLI.md)."""
+    tuf = commands.add_parser(
+        "tuf", help="fetch from a TUF repository over HTTP, as the TUF conformance suite does"
+    )
+    tuf.add_argument("--metadata-dir", type=Path, required=True, metavar="DIR")
+    tuf.add_argument("--metadata-url", metavar="URL")
+    tuf.add_argument("--target-name", action="append", default=[], metavar="NAME")
+    tuf.add_argument("--target-base-url", metavar="URL")
+    tuf.add_argument("--target-dir", type=Path, metavar="DIR")
+    tuf.set_defaults(command=_tuf, json=False)
+    steps = tuf.add_subparsers(required=True, metavar="STEP", dest="step")
+    init = steps.add_parser("init", help="trust this root from now on")
+    init.add_argument("trusted_root", type=Path, metavar="TRUSTED_ROOT")
+    steps.add_parser("refresh", help="bring the metadata up to date")
+    steps.add_parser("download", help="bring it up to date, and fetch targets")
 
 
 def _run(options: argparse.Namespace, output: Output) -> int:
@@ -109,6 +128,41 @@ def _enroll(options: argparse.Namespace, output: Output) -> int:
     until = lifetime.ends.isoformat(timespec="seconds")
     output.enrolled(EnrolResult(device=config.device, broker=token.broker, until=until))
     return 0
+
+
+def _tuf(options: argparse.Namespace, output: Output) -> int:
+    """Does one step; the suite wants the exit code 1 for every failure."""
+    from trimtab_agent import tuf_client
+
+    try:
+        if options.step == "init":
+            tuf_client.init(options.metadata_dir, options.trusted_root)
+        elif options.step == "refresh":
+            tuf_client.refresh(options.metadata_dir, _given(options, "metadata_url"))
+        else:
+            tuf_client.download(
+                options.metadata_dir,
+                _given(options, "metadata_url"),
+                names=_given(options, "target_name"),
+                target_url=_given(options, "target_base_url"),
+                target_dir=_given(options, "target_dir"),
+            )
+    except TrimtabError as error:
+        output.error(error)
+        return 1
+    return 0
+
+
+def _given(options: argparse.Namespace, name: str) -> Any:
+    """Returns an option that this step needs.
+
+    Raises:
+        CallerError: It was not given.
+    """
+    value = getattr(options, name)
+    if not value:
+        raise CallerError(f"`{options.step}` needs --{name.replace('_', '-')}")
+    return value
 
 
 def exit_code(reason: str) -> int:
