@@ -50,6 +50,19 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_directories(*paths: Path) -> None:
+    """Makes directories, with those above them, and puts their names on the disk.
+
+    Raises:
+        OSError: One cannot be made.
+    """
+    for path in paths:
+        if not path.is_dir():
+            make_directories(path.parent)
+            path.mkdir(exist_ok=True)
+            sync_directory(path.parent)
+
+
 def write_file(path: Path, data: bytes, *, staging: Path) -> None:
     """Writes a file whole or not at all, without waiting for the disk.
 

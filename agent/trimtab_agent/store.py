@@ -32,7 +32,13 @@ from trimtab_agent.chunk_cache import ChunkCache
 from trimtab_agent.contract.chunks import all_chunks, distinct_chunks, sha256_hex
 from trimtab_agent.contract.manifest import Chunk, Delta, Manifest, PackageFile, parse_manifest
 from trimtab_agent.delta_base import find_whole
-from trimtab_agent.durable import point, storage_errors, sync_directory, wait_until_let_go
+from trimtab_agent.durable import (
+    make_directories,
+    point,
+    storage_errors,
+    sync_directory,
+    wait_until_let_go,
+)
 from trimtab_agent.errors import (
     DamagedError,
     FormatError,
@@ -116,8 +122,7 @@ class Store:
         self._staging = root / "staging"
         self._versions = root / "versions"
         with storage_errors(f"making {root}"):
-            for directory in (root / "chunks", self._staging, self._versions):
-                directory.mkdir(parents=True, exist_ok=True)
+            make_directories(root / "chunks", self._staging, self._versions)
         self.chunks = ChunkCache(root / "chunks")
 
     @property
@@ -378,6 +383,7 @@ class Store:
         """Removes a version; a kill in the middle must not leave half of it in place."""
         doomed = Path(tempfile.mkdtemp(dir=self._staging)) / version.name
         version.rename(doomed)
+        sync_directory(self._versions)  # or a power cut may take the files and not the name
         shutil.rmtree(doomed.parent)
 
     def _forget_compiled(self, names: set[str]) -> None:

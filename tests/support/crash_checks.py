@@ -13,12 +13,19 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
+from support.chunk_packs import torn
 from support.crash_world import Release, World
+from trimtab_agent.chunk_cache import LARGEST_WASTE, scan
 
-ORDER = ("assigned", "fetching", "verifying", "staged", "checked", "measured", "trial", "committed")
-"""The states in the order in which an update reaches them."""
+_TRUST_FILES = {
+    *(f"trust/{role}.json" for role in ("root", "timestamp", "snapshot", "targets")),
+    "trust/root_history/1.root.json",
+}
+RECORD_HEADER_BYTES = 40
+_FIXED_FILES = _TRUST_FILES | {"lock", "state.sqlite"}
 
 
 class BrokenDeviceError(AssertionError):
@@ -63,6 +70,7 @@ def check_disk(state_dir: Path, world: World) -> Disk:
             an update has ended that is not active.
     """
     packages = state_dir / "packages"
+    _link(packages / "committed")
     for version in packages.glob("versions/*"):
         _check_version(version, world)
     row, reports = _read_database(state_dir)
@@ -71,7 +79,7 @@ def check_disk(state_dir: Path, world: World) -> Disk:
         previous=_link(packages / "previous"),
         row=row,
         reports=reports,
-        torn_chunks=sum(_digest(path) != path.name for path in packages.glob("chunks/*/*")),
+        torn_chunks=len(torn(packages / "chunks")),
     )
     _check_agreement(disk, world)
     return disk
@@ -156,7 +164,7 @@ def _check_agreement(disk: Disk, world: World) -> None:
 
 
 def check_settled(
-    state_dir: Path, world: World, ends: Sequence[str], *, database_closed: bool = True
+    state_dir: Path, world: World, ends: Sequence[str], *, powered: bool = True
 ) -> Disk:
     """Checks a device whose updates have all ended: the versions, the reports, and no litter.
 
@@ -164,7 +172,8 @@ def check_settled(
         state_dir: The device's disk.
         world: The story.
         ends: How each release so far has to have ended, in order: an outcome.
-        database_closed: Whether the agent has ended by itself.
+        powered: Whether the power was never cut. A cut may tear chunks and lose metadata that
+            was fetched; both are noticed, and fetched anew, when they are used next.
 
     Raises:
         BrokenDeviceError: As `check_disk`; or another version is active than the story says, a
@@ -178,41 +187,47 @@ def check_settled(
     current = active[-1].sha256 if active else None
     if disk.current != current:
         raise BrokenDeviceError(f"{disk.current} is active, expected {current}")
-    _check_litter(state_dir, disk, world)
-    if disk.torn_chunks:
+    _check_litter(state_dir, disk, world, powered=powered)
+    if powered and disk.torn_chunks:
         raise BrokenDeviceError(f"{disk.torn_chunks} torn chunks are kept after the end")
     return disk
 
 
-def _check_litter(state_dir: Path, disk: Disk, world: World) -> None:
+def _check_litter(state_dir: Path, disk: Disk, world: World, *, powered: bool) -> None:
     """The exact set of files: nothing else may lie on the disk, and nothing may be missing."""
     kept = [world.release(sha256) for sha256 in {disk.current, disk.previous} if sha256]
-    known = _fixed_files() | {name for release in kept for name in _version_files(release)}
-    if disk.current:
-        known.add("packages/current")
-    if disk.previous:
-        known.add("packages/previous")
-    allowed = {name for release in kept for name in _chunk_files(release)}
+    known = _FIXED_FILES | {name for release in kept for name in _version_files(release)}
+    known |= {f"packages/{link}" for link in ("current", "previous") if getattr(disk, link)}
     there = {
         str(path.relative_to(state_dir))
         for path in state_dir.rglob("*")
         if path.is_symlink() or not path.is_dir()
     }
-    if there - known - allowed or known - there:
+    packs = {name for name in there if fnmatch(name, "packages/chunks/*.pack")}
+    lost = set() if powered else _TRUST_FILES
+    if there - known - packs or known - there - lost:
         raise BrokenDeviceError(
-            f"litter: {sorted(there - known - allowed)}, missing: {sorted(known - there)}"
+            f"litter: {sorted(there - known - packs)}, missing: {sorted(known - there)}"
         )
-    empty = [
-        str(path) for path in state_dir.rglob("*") if path.is_dir() and not any(path.iterdir())
-    ]
-    if empty != [str(state_dir / "packages/staging")] and kept:
-        raise BrokenDeviceError(f"empty directories: {empty}")
+    folders = [path for path in state_dir.rglob("*/*") if path.is_dir()]
+    empty = {str(path.relative_to(state_dir)) for path in folders if not any(path.iterdir())}
+    # A directory whose content a power cut took is no litter: what belongs there comes back.
+    spared = {"packages/staging"} if powered else {*empty} - {n for n in empty if "staging/" in n}
+    if empty - spared:
+        raise BrokenDeviceError(f"empty directories: {empty - spared}")
+    wanted = {sha256 for release in kept for sha256 in _chunks(release)}
+    for name in packs:
+        _check_waste(state_dir / name, wanted)
 
 
-def _fixed_files() -> set[str]:
-    roles = ("root", "timestamp", "snapshot", "targets")
-    trust = {f"trust/{role}.json" for role in roles}
-    return trust | {"trust/root_history/1.root.json", "lock", "state.sqlite"}
+def _check_waste(pack: Path, wanted: set[str]) -> None:
+    """A pack may have a share of chunks that nobody wants any more, and no more."""
+    size_bytes = pack.stat().st_size
+    wasted = size_bytes - sum(
+        RECORD_HEADER_BYTES + place.size_bytes for sha256, place in scan(pack) if sha256 in wanted
+    )
+    if wasted > LARGEST_WASTE * size_bytes:
+        raise BrokenDeviceError(f"{pack}: {wasted} of {size_bytes} bytes are litter")
 
 
 def _version_files(release: Release) -> Iterator[str]:
@@ -221,10 +236,10 @@ def _version_files(release: Release) -> Iterator[str]:
         yield f"packages/versions/{release.sha256}/{file.path}"
 
 
-def _chunk_files(release: Release) -> Iterator[str]:
+def _chunks(release: Release) -> Iterator[str]:
     for file in release.manifest.files:
         for chunk in (*file.chunks, *(c for delta in file.deltas for c in delta.chunks)):
-            yield f"packages/chunks/{chunk.sha256[:2]}/{chunk.sha256}"
+            yield chunk.sha256
 
 
 def _digest(path: Path) -> str:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,18 +21,26 @@ from typing import Literal
 import numpy as np
 
 from support.updates import INVENTORY, MEASUREMENT
-from trimtab_agent.adapters import BrokerSource
-from trimtab_agent.contract.manifest import Manifest, parse_manifest
-from trimtab_agent.contract.measurement import Measurement
+from trimtab_agent.adapters import PackageSource
+from trimtab_agent.contract import topics
+from trimtab_agent.contract.manifest import Chunk, Manifest, parse_manifest
+from trimtab_agent.contract.measurement import Comparison, Measurement
 from trimtab_agent.contract.messages import GoldenCheck, Inventory, Progress
 from trimtab_agent.durable import sole_user
-from trimtab_agent.errors import DeviceError, GoldenError
-from trimtab_agent.state import Memory
+from trimtab_agent.errors import GoldenError, HealthError
+from trimtab_agent.fetcher import MqttDocuments
+from trimtab_agent.state import open_memory
 from trimtab_agent.store import Store, Version
 from trimtab_agent.trust import TrustStore
 from trimtab_agent.updater import Updater
 
 DEVICE = "dev-1"
+PROBATION_S = 0.03
+"""A trial that is long enough to be killed in, and short enough for 10,000 of them."""
+
+LONGEST_WAIT_S = 1.0
+"""Longer waits mean that there is nothing to do."""
+
 End = Literal["active", "rolled_back", "refused"]
 
 
@@ -98,7 +107,6 @@ def make_world(directory: Path, *, model_bytes: int) -> World:
     from support.packages import make_package
     from support.tuf_simulator import TufSimulator
     from trimtab.package.read import Package, open_package
-    from trimtab_agent.contract import topics
     from trimtab_agent.contract.messages import Assignment
 
     simulator = TufSimulator()
@@ -126,6 +134,7 @@ def make_world(directory: Path, *, model_bytes: int) -> World:
             target=target,
             issued="2026-11-22T00:00:00Z",
             expires="2126-11-22T00:00:00Z",
+            probation_s=PROBATION_S,
         )
         releases.append(
             Release(
@@ -178,6 +187,19 @@ class Retained:
         pass
 
 
+class RetainedChunks:
+    """Chunks from the same place (`sources.Chunks`)."""
+
+    def __init__(self, world: World) -> None:
+        self._retained = world.retained
+
+    def fetch(
+        self, chunks: Sequence[Chunk], *, stop: Callable[[], bool]
+    ) -> Iterator[tuple[Chunk, bytes]]:
+        for chunk in chunks:
+            yield chunk, self._retained[topics.blob(chunk.sha256)][0]
+
+
 class ReadingBench:
     """Reads the model and compares its hash; fails where the release's end says so."""
 
@@ -195,23 +217,43 @@ class ReadingBench:
 
     def measure(self, version: Version) -> Measurement:
         self._read(version)
-        if self._world.release(version.sha256).end == "rolled_back":
-            raise DeviceError("the process that ran the model died")
         return MEASUREMENT
+
+    def compare(self, version: Version, running: Version) -> tuple[Measurement, Comparison | None]:
+        self._read(running)
+        return self.measure(version), None
 
     def _read(self, version: Version) -> None:
         expected = version.manifest.file(version.manifest.runtime.model).sha256
         assert hashlib.sha256(version.model.read_bytes()).hexdigest() == expected
 
 
-class FrozenNetworkClock:
-    """The real time; nothing may ever wait, because nothing here is ever away."""
+class StoryHooks:
+    """Hooks and a health command that fail where the release's end says so."""
+
+    has_health = True
+    interval_s = PROBATION_S / 3
+    failures_allowed = 0
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def run(self, hook: str, version: Version | None) -> None:
+        pass
+
+    def check_health(self, version: Version) -> None:
+        if self._world.release(version.sha256).end == "rolled_back":
+            raise HealthError("the application does not answer")
+
+
+class RealClock:
+    """The machine's clock."""
 
     def now(self) -> datetime:
         return datetime.now(timezone.utc)
 
-    def sleep(self, seconds: float) -> None:
-        raise AssertionError(f"the agent waits {seconds:g} s for a network that is there")
+    def monotonic_s(self) -> float:
+        return time.monotonic()
 
 
 def live(
@@ -228,22 +270,36 @@ def live(
         state_dir: The device's disk.
         signed: What the broker delivers after the connection.
         tell: Told of each state that is reached.
+
+    Raises:
+        TrimtabError: Something was in the way, where nothing is.
     """
-    with sole_user(state_dir), Memory(state_dir / "state.sqlite") as memory:
+    with sole_user(state_dir), open_memory(state_dir / "state.sqlite") as memory:
         updater = Updater(
             memory=memory,
             store=Store(state_dir / "packages"),
-            source=BrokerSource(
-                Retained(world),
+            source=PackageSource(
+                MqttDocuments(Retained(world), timeout_s=5.0),
+                lambda group: {"retained": RetainedChunks(world)},
                 TrustStore(state_dir / "trust", world.root),
                 device=DEVICE,
-                timeout_s=5.0,
             ),
             bench=ReadingBench(world),
-            clock=FrozenNetworkClock(),
+            hooks=StoryHooks(world),
+            clock=RealClock(),
             notify=tell,
         )
         updater.clean_up()
-        updater.run()
-        if updater.accept(signed):
-            updater.run()
+        updater.offer(signed)
+        _run(updater)
+
+
+def _run(updater: Updater) -> None:
+    """Steps until there is nothing left to do."""
+    while True:
+        step = updater.step()
+        if step.error:
+            raise step.error
+        if step.wait_s is None or step.wait_s > LONGEST_WAIT_S:
+            return
+        time.sleep(step.wait_s)
