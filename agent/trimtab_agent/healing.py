@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from trimtab_agent.backoff import full_jitter_s
 from trimtab_agent.errors import (
     HelperProcessError,
     IntegrityError,
@@ -18,13 +17,12 @@ from trimtab_agent.errors import (
     StorageError,
 )
 from trimtab_agent.ports import Clock, Source
+from trimtab_agent.states import back_off_s
 from trimtab_agent.store import Store, Version
 
 _log = logging.getLogger(__name__)
 CHECK_EVERY_S = 24 * 3600.0
 SOON_S = 300.0
-FIRST_RETRY_S = 5.0
-LONGEST_RETRY_S = 3600.0
 
 
 class Healer:
@@ -94,7 +92,7 @@ class Healer:
         except (NetworkError, IntegrityError, HelperProcessError) as error:
             _log.warning("%s cannot be made again yet: %s", version.manifest.target_name, error)
             self._failures += 1
-            return full_jitter_s(self._failures, first_s=FIRST_RETRY_S, longest_s=LONGEST_RETRY_S)
+            return back_off_s(self._failures - 1)
         _log.warning("%s was made again", version.manifest.target_name)
         self._failures = 0
         return CHECK_EVERY_S

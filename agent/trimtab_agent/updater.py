@@ -36,73 +36,43 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import uuid
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
-from types import MappingProxyType
-from typing import Literal
 
-import msgspec
-
-from trimtab_agent.backoff import full_jitter_s
 from trimtab_agent.contract.chunks import sha256_hex
 from trimtab_agent.contract.messages import Assignment, Failure, Progress, Report, State
+from trimtab_agent.ending import Ending, rfc3339
 from trimtab_agent.errors import (
     AttemptsError,
     DamagedError,
     ExpiredError,
     HealthError,
-    HelperProcessError,
     HookError,
     InterruptedUpdateError,
     NetworkError,
-    ReplayError,
     RollbackOrderedError,
     StorageError,
     SupersededError,
     TrimtabError,
 )
 from trimtab_agent.healing import Healer
+from trimtab_agent.offers import Offers
 from trimtab_agent.ports import Bench, Clock, Hooks, Source
 from trimtab_agent.state import Findings, Memory, Pending
+from trimtab_agent.states import (
+    HELD_STATES,
+    MAX_ATTEMPTS,
+    MAX_RETRIES,
+    NETWORK_STATES,
+    NEXT,
+    PASSING,
+    back_off_s,
+)
 from trimtab_agent.store import Store, Version
-from trimtab_agent.trial import Trial, health_of
+from trimtab_agent.trial import Trial
 from trimtab_agent.work import Work
 
 _log = logging.getLogger(__name__)
-
-NEXT: Mapping[State, State] = MappingProxyType(
-    {
-        "assigned": "fetching",
-        "fetching": "verifying",
-        "verifying": "staged",
-        "staged": "checked",
-        "checked": "measured",
-        "measured": "trial",
-        "trial": "committed",
-    }
-)
-"""What each state's work leads to. States that are not here are the end."""
-
-NETWORK_STATES: frozenset[State] = frozenset({"assigned", "fetching"})
-HELD_STATES: frozenset[State] = NETWORK_STATES | {"measured"}
-"""Whose work is not begun while the device is paused."""
-
-FIRST_RETRY_S = 5.0
-LONGEST_RETRY_S = 3600.0
-MAX_RETRIES = 1500
-"""Waits are half of `LONGEST_RETRY_S` in the mean: a package that cannot be fetched for a month."""
-MAX_ATTEMPTS = 3
-_MAX_OFFERS = 4
-
-# What another try may mend. The package is not to blame.
-_PASSING = (NetworkError, ExpiredError, HelperProcessError)
-
-_OUTCOMES: Mapping[State, Literal["active", "rolled_back", "refused"]] = MappingProxyType(
-    {"committed": "active", "rolled_back": "rolled_back", "refused": "refused"}
-)
 
 
 @dataclass(frozen=True)
@@ -119,11 +89,6 @@ class Step:
     wait_s: float | None = 0.0
     ended: Report | None = None
     error: TrimtabError | None = None
-
-
-def after_failure(state: State, *, switching: bool) -> State:
-    """Returns how an update ends that failed in `state`."""
-    return "rolled_back" if switching or state in ("trial", "committed") else "refused"
 
 
 class Updater:
@@ -158,11 +123,13 @@ class Updater:
         self._clock = clock
         self._notify = notify
         self._work = Work(store=store, source=source, bench=bench, hooks=hooks)
+        self._ending = Ending(
+            memory=memory, store=store, bench=bench, hooks=hooks, clock=clock, tell=self._tell
+        )
         self._healer = Healer(store, source, clock)
-        self._offers: deque[bytes] = deque(maxlen=_MAX_OFFERS)
-        self._offers_refused = 0
-        self._storage_refused = 0
-        self._due_s = {"offer": 0.0, "update": 0.0}
+        self._offers = Offers(memory, source, clock)
+        self._due_s = 0.0
+        self._storage_failures = 0
         self._trial: Trial | None = None
         self._attempting = False
         self._is_clean = False
@@ -188,25 +155,20 @@ class Updater:
         self._is_clean = True
 
     def offer(self, signed: bytes) -> None:
-        """Takes in a message that should be an assignment; `step` does what it says.
-
-        Args:
-            signed: The message as it came.
-        """
-        if not self.knows(signed) and signed not in self._offers:
-            self._offers.append(signed)
-            self._due_s["offer"] = 0.0
+        """Takes in a message that should be an assignment; `step` does what it says."""
+        self._offers.add(signed)
 
     def knows(self, signed: bytes) -> bool:
         """Whether this is the assignment that was accepted last.
 
         The broker delivers it again after every connection.
         """
-        return sha256_hex(signed) == self._memory.message_sha256
+        return self._offers.knows(signed)
 
     def reconnected(self) -> None:
         """Makes what the network was in the way of due at once."""
-        self._due_s = dict.fromkeys(self._due_s, 0.0)
+        self._due_s = 0.0
+        self._offers.try_now()
 
     def step(self, stop: Callable[[], bool] = lambda: False) -> Step:
         """Does one piece of what there is to do.
@@ -225,14 +187,13 @@ class Updater:
             if self._trial is None:
                 with contextlib.suppress(StorageError):
                     self._leave_off()
-            wait_s = self._back_off(self._storage_refused)
-            self._storage_refused += 1
-            return Step(wait_s=wait_s, error=error)
-        self._storage_refused = 0
-        if not self._offers or self._memory.paused or step.wait_s == 0.0:
+            self._storage_failures += 1
+            return Step(wait_s=back_off_s(self._storage_failures - 1), error=error)
+        self._storage_failures = 0
+        wait_s = None if self._memory.paused else self._offers.wait_s()
+        if step.wait_s == 0.0 or wait_s is None:
             return step
-        left_s = max(self._due_s["offer"] - self._clock.monotonic_s(), 0.0)
-        return replace(step, wait_s=left_s if step.wait_s is None else min(step.wait_s, left_s))
+        return replace(step, wait_s=wait_s if step.wait_s is None else min(step.wait_s, wait_s))
 
     def stop(self) -> None:
         """Says that the agent ends on purpose: what it was doing is not to blame."""
@@ -278,58 +239,41 @@ class Updater:
         found = Findings(manifest=current.manifest_bytes, failure=failure)
         self._memory.reopen(target, "committed", found)
         reopened = self._memory.pending
-        return self._finish(reopened) if reopened else report
+        return self._over(self._ending.finish(reopened)) if reopened else report
 
     # One step
 
     def _step(self, stop: Callable[[], bool]) -> Step:
         if not self._is_clean:
             self.clean_up()
-        pending = self._memory.pending
+        pending, paused = self._memory.pending, self._memory.paused
         if pending and pending.findings.failure:
-            return Step(ended=self._finish(pending))
-        if self._offers and not self._memory.paused and self._is_due("offer"):
-            return self._examine(self._offers[0], pending)
+            return Step(ended=self._over(self._ending.finish(pending)))
+        if not paused and self._offers.wait_s() == 0.0:
+            return self._examine(pending)
         if pending is None:
-            return Step(wait_s=self._healer.step(stop, may_fetch=not self._memory.paused))
+            return Step(wait_s=self._healer.step(stop, may_fetch=not paused))
         if pending.step == "trial":
             return self._go_on_with_trial(pending)
-        if pending.step in HELD_STATES and self._memory.paused:
+        if pending.step in HELD_STATES and paused:
             return Step(wait_s=None)
-        if not self._is_due("update"):
-            return Step(wait_s=self._due_s["update"] - self._clock.monotonic_s())
-        return self._advance(pending, stop)
+        wait_s = self._due_s - self._clock.monotonic_s()
+        return Step(wait_s=wait_s) if wait_s > 0 else self._advance(pending, stop)
 
-    def _examine(self, signed: bytes, pending: Pending | None) -> Step:
+    def _examine(self, pending: Pending | None) -> Step:
         """Proves an offered assignment; a newer one ends what is under way."""
-        now = self._clock.now()
         try:
-            assignment = self._source.verify_assignment(signed, now=now)
-            last = self._memory.counter
-            if last is not None and assignment.counter < last:
-                raise ReplayError(
-                    f"the assignment has counter {assignment.counter}; {last} was accepted before"
-                )
-        except _PASSING as error:
-            self._offers.rotate(-1)
-            wait_s = self._back_off(self._offers_refused)
-            self._offers_refused += 1
-            self._due_s["offer"] = self._clock.monotonic_s() + wait_s
-            return Step(error=error)
+            newer = self._offers.examine()
         except TrimtabError as error:
-            self._offers.popleft()
             return Step(error=error)
-        self._offers_refused = 0
-        report = None
-        if assignment.counter != last:
-            if pending is not None:
-                report = self._supersede(pending, assignment)
-            self._memory.accept(
-                assignment, message_sha256=sha256_hex(signed), started=_rfc3339(now)
-            )
-            self._forget_attempt()
-            self._tell(assignment, "assigned")
-        self._offers.popleft()
+        if newer is None:
+            return Step()
+        signed, assignment = newer
+        report = None if pending is None else self._supersede(pending, assignment)
+        started = rfc3339(self._clock.now())
+        self._memory.accept(assignment, message_sha256=sha256_hex(signed), started=started)
+        self._offers.take(signed)
+        self._tell(assignment, "assigned")
         return Step(ended=report)
 
     def _supersede(self, pending: Pending, newer: Assignment) -> Report:
@@ -352,7 +296,7 @@ class Updater:
         except InterruptedUpdateError:
             self._leave_off()
             return Step()
-        except _PASSING as error:
+        except PASSING as error:
             return self._try_later(pending, error)
         except TrimtabError as error:
             return Step(ended=self._fail(pending, error))
@@ -377,12 +321,6 @@ class Updater:
         self._attempting = True
         return attempts
 
-    def _leave_off(self) -> None:
-        """Takes the attempt back that is being made, if one is: nothing went down."""
-        if self._attempting:
-            self._attempting = False
-            self._memory.leave_off()
-
     def _switch(self, pending: Pending) -> None:
         version = self._version(pending)
         if version is None:
@@ -396,8 +334,8 @@ class Updater:
         limit = MAX_RETRIES if isinstance(error, (NetworkError, ExpiredError)) else MAX_ATTEMPTS
         if retries > limit:
             return Step(ended=self._fail(pending, error))
-        wait_s = self._back_off(retries - 1)
-        self._due_s["update"] = self._clock.monotonic_s() + wait_s
+        wait_s = back_off_s(retries - 1)
+        self._due_s = self._clock.monotonic_s() + wait_s
         self._tell(pending.assignment, pending.step, f"{error}; tried again in {wait_s:.0f} s")
         return Step(wait_s=wait_s, error=error)
 
@@ -412,8 +350,7 @@ class Updater:
             return Step(ended=self._fail(self._newest(pending), error))
         if wait_s is not None:
             return Step(wait_s=wait_s)
-        self._store.commit()
-        return Step(ended=self._end(self._newest(pending), "committed"))
+        return Step(ended=self._over(self._ending.commit(self._newest(pending))))
 
     def _trial_of(self, pending: Pending) -> Trial:
         """Returns the trial that is under way; a new one after a start."""
@@ -424,75 +361,18 @@ class Updater:
             self._attempting = True
         return self._trial
 
-    # The end of an update
+    # Small things
 
     def _fail(self, pending: Pending, error: TrimtabError) -> Report:
-        """Notes that an update fails, then takes back what it did."""
-        _log.warning("%s ended while %s: %s", pending.assignment.target, pending.step, error)
-        failure = Failure(state=pending.step, reason=error.reason, message=str(error))
-        found = msgspec.structs.replace(pending.findings, failure=failure)
-        self._memory.reach(pending.step, found)
+        return self._over(self._ending.fail(pending, error))
+
+    def _over(self, report: Report) -> Report:
+        """Tidies up after an update."""
         self._forget_attempt()
-        return self._finish(replace(pending, findings=found))
-
-    def _finish(self, pending: Pending) -> Report:
-        """Takes back what a failed update did; the version before is active afterwards."""
-        found = pending.findings
-        end = after_failure(pending.step, switching=found.switching)
-        if end == "rolled_back":
-            assert found.manifest is not None, "nothing is switched to without one"
-            self._store.rollback(sha256_hex(found.manifest))
-            found = self._after_rollback(found)
-        return self._end(replace(pending, findings=found), end)
-
-    def _after_rollback(self, found: Findings) -> Findings:
-        """Runs the hook; its own failure is told, and changes nothing."""
-        if self._memory.begin() > MAX_ATTEMPTS:
-            return found  # it takes the device down each time
-        try:
-            self._hooks.run("after_rollback", self._store.current)
-        except HookError as error:
-            _log.warning("%s", error)
-            failure = found.failure
-            assert failure is not None
-            message = f"{failure.message}; {error}"
-            return msgspec.structs.replace(
-                found, failure=msgspec.structs.replace(failure, message=message)
-            )
-        return found
-
-    def _end(self, pending: Pending, end: State) -> Report:
-        """Writes the report into the outbox, which ends the update."""
-        active, found, assignment = self._store.current, pending.findings, pending.assignment
-        report = Report(
-            id=str(uuid.uuid4()),
-            device=assignment.device,
-            counter=assignment.counter,
-            target=assignment.target,
-            target_sha256=None if found.manifest is None else sha256_hex(found.manifest),
-            trial=assignment.trial,
-            outcome=_OUTCOMES[end],
-            active=active.manifest.target_name if active else None,
-            failure=found.failure,
-            transfer=found.transfer,
-            golden=found.golden,
-            measurement=found.measurement,
-            comparison=found.comparison,
-            gates=found.gates,
-            health=health_of(found.trial),
-            inventory=self._bench.inventory(),
-            started=pending.started,
-            finished=_rfc3339(self._clock.now()),
-        )
-        self._memory.settle(report)
-        self._forget_attempt()
-        self._tell(assignment, end, found.failure.message if found.failure else "")
-        # After a transfer that the network broke, the chunks that came are worth keeping.
-        if not (found.failure and found.failure.state in NETWORK_STATES):
+        # After a transfer that ended early, the chunks that came are worth keeping.
+        if not (report.failure and report.failure.state in NETWORK_STATES):
             self._healer.collect_garbage()
         return report
-
-    # Small things
 
     def _version(self, pending: Pending) -> Version | None:
         manifest = pending.findings.manifest
@@ -503,14 +383,13 @@ class Updater:
         return self._memory.pending or pending
 
     def _forget_attempt(self) -> None:
-        self._attempting, self._trial = False, None
-        self._due_s["update"] = 0.0
+        self._attempting, self._trial, self._due_s = False, None, 0.0
 
-    def _is_due(self, what: str) -> bool:
-        return self._clock.monotonic_s() >= self._due_s[what]
-
-    def _back_off(self, failures: int) -> float:
-        return full_jitter_s(failures, first_s=FIRST_RETRY_S, longest_s=LONGEST_RETRY_S)
+    def _leave_off(self) -> None:
+        """Takes the attempt back that is being made, if one is: nothing went down."""
+        if self._attempting:
+            self._attempting = False
+            self._memory.leave_off()
 
     def _tell(self, assignment: Assignment, state: State, detail: str = "") -> None:
         self._notify(
@@ -522,8 +401,3 @@ class Updater:
                 detail=detail,
             )
         )
-
-
-def _rfc3339(time: datetime) -> str:
-    """Returns a UTC time to the second, as every message has it."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -33,7 +33,7 @@ from trimtab_agent.errors import (
     TrustError,
 )
 from trimtab_agent.outbox import Outbox
-from trimtab_agent.updater import MAX_ATTEMPTS, MAX_RETRIES, NEXT, after_failure
+from trimtab_agent.states import MAX_ATTEMPTS, MAX_RETRIES, NEXT, after_failure
 
 WAY = ["assigned", "fetching", "verifying", "staged", "checked", "measured", "trial", "committed"]
 
