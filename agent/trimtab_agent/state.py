@@ -145,15 +145,17 @@ class Memory:
             self._database = sqlite3.connect(path, isolation_level=None)
         try:
             with self._errors():
+                is_new = self._check_format()  # before anything of it is changed
                 self._database.execute("PRAGMA journal_mode=WAL")
                 self._database.execute("PRAGMA synchronous=FULL")
-                self._make_tables()
+                if is_new:
+                    self._database.executescript(_SCHEMA)
         except StorageError:
             self._database.close()
             raise
 
-    def _make_tables(self) -> None:
-        """Makes the tables of a new database, and refuses one that this agent cannot use."""
+    def _check_format(self) -> bool:
+        """Refuses a database that this agent cannot use; returns whether there is nothing in it."""
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
             raise StorageError(
@@ -161,10 +163,10 @@ class Memory:
                 f"{SCHEMA_VERSION}): install that agent again, or move the state directory away"
             )
         if version == SCHEMA_VERSION:
-            return
+            return False
         if self._database.execute("SELECT 1 FROM sqlite_master").fetchone():
             raise DamagedError(f"{self._path} has tables of an unknown format")
-        self._database.executescript(_SCHEMA)
+        return True
 
     def __enter__(self) -> Memory:
         return self

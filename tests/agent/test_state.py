@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ from trimtab_agent.contract import codec
 from trimtab_agent.contract.messages import Assignment, Report, Transfer
 from trimtab_agent.errors import BrokerError, StorageError
 from trimtab_agent.outbox import FIRST_DELAY_S, LONGEST_DELAY_S, Outbox, delay_s, fit_report
-from trimtab_agent.state import Findings, Memory
+from trimtab_agent.state import Findings, Memory, open_memory
 
 ASSIGNMENT = Assignment(
     device="dev-1",
@@ -63,6 +65,7 @@ def accept(memory):
 
 def test_a_new_database_knows_nothing(memory):
     assert (memory.counter, memory.message_sha256, memory.pending) == (None, None, None)
+    assert (memory.manifest, memory.last_command, memory.paused) == (None, None, False)
     assert memory.outbox == []
 
 
@@ -114,6 +117,83 @@ def test_a_damaged_database_is_a_storage_error(path):
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(StorageError, match=r"state\.sqlite refuses: file is not a database"):
         Memory(path)
+
+
+def test_a_pause_and_a_command_are_remembered(memory, path):
+    memory.paused = True
+    memory.answer(7, b"done")
+    with Memory(path) as again:
+        assert (again.paused, again.last_command) == (True, (7, b"done"))
+        again.paused = False
+    assert not memory.paused
+
+
+def test_attempts_and_retries_are_counted_for_a_step(memory):
+    accept(memory)
+    assert [memory.begin(), memory.retry(), memory.begin(), memory.retry()] == [1, 1, 2, 2]
+    memory.keep(Findings(manifest=b"{}"))
+    memory.leave_off()
+    assert (memory.begin(), memory.pending.findings.manifest) == (2, b"{}")
+    memory.reach("staged", Findings())
+    memory.leave_off()
+    assert (memory.begin(), memory.retry()) == (1, 1)
+
+
+def test_an_update_that_is_over_can_be_taken_back(memory):
+    accept(memory)
+    memory.settle(REPORT)
+    memory.reopen("other-1.json", "committed", Findings(manifest=b"{}"))
+    pending = memory.pending
+    assert (pending.assignment.target, pending.step) == ("other-1.json", "committed")
+    assert (pending.assignment.counter, memory.counter) == (3, 3)
+
+
+def test_a_database_of_a_newer_agent_is_left_alone(path):
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA user_version = 2")
+    before = path.read_bytes()
+    with pytest.raises(StorageError, match=r"made by a newer agent \(format 2; this one knows 1\)"):
+        open_memory(path)
+    assert path.read_bytes() == before
+
+
+def rot(path):
+    path.write_bytes(b"not a database" * 100)
+
+
+def rot_in_the_middle(path):
+    with Memory(path) as memory:
+        accept(memory)
+        for number in range(200):
+            memory.settle(report(number))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 9000] = bytes(9000)
+    path.write_bytes(data)
+
+
+def rot_in_a_value(path):
+    with Memory(path) as memory:
+        accept(memory)
+        memory._database.execute("UPDATE assignment SET findings = X'FF00'")
+
+
+def tables_of_another_program(path):
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE other (x)")
+
+
+@pytest.mark.parametrize(
+    "damage", [rot, rot_in_the_middle, rot_in_a_value, tables_of_another_program]
+)
+def test_a_damaged_database_is_put_aside(path, damage):
+    damage(path)
+    damaged = path.read_bytes()
+    with open_memory(path) as memory:
+        assert memory.counter is None
+        accept(memory)
+    assert path.with_name("state.sqlite.damaged").read_bytes() == damaged
+    with open_memory(path) as memory:
+        assert memory.counter == 3
 
 
 class Host:
