@@ -47,10 +47,16 @@ def asking(person: Person) -> KeySources:
     return KeySources(passphrases=Passphrases(prompt=person))
 
 
+@pytest.fixture(scope="module")
+def encrypted_once(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("encrypted") / "repo"
+    Repository.init(path, sources=given("correct horse"))
+    return path
+
+
 @pytest.fixture
-def encrypted(tmp_path) -> Path:
-    Repository.init(tmp_path / "repo", sources=given("correct horse"))
-    return tmp_path / "repo"
+def encrypted(encrypted_once, tmp_path) -> Path:
+    return Path(shutil.copytree(encrypted_once, tmp_path / "repo"))
 
 
 def contents(directory: Path) -> dict[Path, bytes]:

@@ -40,9 +40,10 @@ def test_a_change_that_was_decided_is_finished_by_whoever_comes_next(tmp_path, m
     repository = Repository.init(tmp_path / "repo")
     device = Device(tmp_path / "device", repository.root)
     device.update(repository)
-    with monkeypatch.context() as patch, pytest.raises(KilledError):
+    with monkeypatch.context() as patch:
         patch.setattr(redo, "finish", lambda path: die(path) if (path / "redo").exists() else None)
-        repository.rotate(Rotation(role="timestamp"))
+        with pytest.raises(KilledError):
+            repository.rotate(Rotation(role="timestamp"))
     assert (tmp_path / "repo/metadata/redo").is_dir()
     again = Repository.open(tmp_path / "repo")
     assert again.root_version == 2

@@ -12,7 +12,6 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from securesystemslib.exceptions import UnsupportedLibraryError, UnverifiedSignatureError
@@ -28,6 +27,7 @@ from securesystemslib.signer import (
 from trimtab.errors import MissingKeyError, RepositoryError
 from trimtab.package.files import write_atomically
 from trimtab.package.passphrases import Passphrases
+from trimtab.package.pkcs8 import to_pem
 from trimtab.package.public_keys import ASSIGNMENT, public_key_of, read_public_key
 from trimtab.package.signers import FILE_SCHEME, KeyEntry, SignersFile
 from trimtab_agent.errors import CallerError
@@ -187,7 +187,9 @@ class KeyStore:
         passphrase = self._sources.passphrases.for_new_keys() if offline else None
         folder = self.folders[0] if offline else self._directory
         private = Ed25519PrivateKey.generate()
-        write_atomically(folder / f"{name}.pem", _to_pem(private, passphrase), mode=0o600)
+        pem = to_pem(private, passphrase)
+        write_atomically(folder / f"{name}.pem", pem, mode=0o600)
+        self._sources.passphrases.remember(pem, private)
         key = public_key_of(role, private.public_key())
         if name != role:
             entry = KeyEntry(name=name, role=role, uri=f"{FILE_SCHEME}:{name}.pem")
@@ -232,15 +234,6 @@ class KeyStore:
             raise CallerError(f"{name!r} cannot name a key: take letters, digits, '.', '_' and '-'")
         if name in self._taken():
             raise CallerError(f"there is a key {name!r} already: take another name")
-
-
-def _to_pem(private: Ed25519PrivateKey, passphrase: str | None) -> bytes:
-    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
-    if passphrase is not None:
-        encryption = serialization.BestAvailableEncryption(passphrase.encode())
-    return private.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
-    )
 
 
 def _check_ed25519(path: Path, private: PrivateKeyTypes) -> None:

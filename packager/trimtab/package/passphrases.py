@@ -58,6 +58,10 @@ class Passphrases:
             self._unlocked[pem] = self._decrypt(path, pem)
         return self._unlocked[pem]
 
+    def remember(self, pem: bytes, key: PrivateKeyTypes) -> None:
+        """Takes note of what a key file of this run holds, so that it need not be decrypted."""
+        self._unlocked[pem] = key
+
     def secret(self, what: str) -> str:
         """Returns another secret, such as a token's PIN.
 
