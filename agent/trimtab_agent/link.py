@@ -107,6 +107,7 @@ class Link:
         client.enable_logger(_paho_log)  # `on_log` would have every packet put into words
         client.max_queued_messages_set(_MAX_OUTGOING)
         client.on_socket_open = _set_nodelay
+        client.on_pre_connect = self._before_connecting
         client.on_connect = self._connected
         client.on_connect_fail = self._not_connected
         client.on_disconnect = self._disconnected
@@ -353,6 +354,14 @@ class Link:
         self._failures += 1
         # It declares whole seconds and computes with what it is given.
         self._client.reconnect_delay_set(delay_s, _RECONNECT_MAX_S)  # type: ignore[arg-type]
+
+    def _before_connecting(self, _client: mqtt.Client, _data: object) -> None:
+        """Takes the certificates as they are now: they may have been renewed meanwhile."""
+        if self._tls:
+            try:
+                self._tls.load()
+            except IdentityError as error:
+                _log.warning("%s", error)
 
     def _not_connected(self, _client: mqtt.Client, _data: object) -> None:
         self._draw_delay()

@@ -20,8 +20,8 @@ from trimtab_agent.tls import TlsFiles, explain
 class Server:
     """Accepts connections, offers a certificate (or none) and says `greeting`."""
 
-    def __init__(self, context: ssl.SSLContext | None, greeting: bytes = b"") -> None:
-        self._context, self._greeting = context, greeting
+    def __init__(self, context: ssl.SSLContext | None, greeting: bytes = b"", seen=None) -> None:
+        self._context, self._greeting, self._seen = context, greeting, seen
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = BrokerUrl("127.0.0.1", self._socket.getsockname()[1], tls=True)
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -38,6 +38,9 @@ class Server:
                     connection.settimeout(5)
                     if self._context:
                         with self._context.wrap_socket(connection, server_side=True) as encrypted:
+                            if self._seen is not None:
+                                subject = encrypted.getpeercert()["subject"]
+                                self._seen.append(subject[0][0][1])
                             encrypted.recv(1)
                     else:
                         connection.recv(1)
@@ -158,3 +161,24 @@ def test_urls_say_whether_there_is_tls(text, url):
 def test_other_urls_are_refused(text):
     with pytest.raises(CallerError, match="mqtts://HOST:PORT for TLS"):
         parse_broker_url(text)
+
+
+def test_certificates_are_read_again_for_every_connection(world, tmp_path):
+    """As on a host whose link is open for longer than its certificate is valid."""
+    authority, _ = world
+    files, _ = certificate_for(authority, "dev-c", tmp_path)
+    context = serving(authority)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(files.ca)
+    seen = []
+    server = Server(context, seen=seen)
+    try:
+        with Link(server.url, "device", tls=files) as link:
+            for _ in range(2):
+                with pytest.raises(BrokerError):
+                    link.connect(1)
+                certificate_for(authority, "dev-d", tmp_path)
+    finally:
+        server.close()
+    assert seen[0] == "dev-c"
+    assert seen[-1] == "dev-d"

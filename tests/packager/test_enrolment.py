@@ -261,6 +261,9 @@ def test_the_gatekeeper_says_what_the_broker_needs(office):
     office.later(days=400)
     assert keeper.look(tls, office.now) is Needed.RELOAD  # it has expired; the server's is new
     assert list(x509.load_pem_x509_crl(tls.revoked.read_bytes())) == []
+    assert keeper.look(tls, office.now) is Needed.NOTHING
+    office.later(days=300)
+    assert keeper.look(tls, office.now) is Needed.RELOAD
 
 
 def test_certificates_of_broker_and_host_are_renewed_in_time(office):

@@ -13,7 +13,7 @@ broker looks at the register often and brings the broker's files into agreement 
 from __future__ import annotations
 
 import enum
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -22,6 +22,8 @@ from trimtab.fleet.authority import Authority, ServerNames
 from trimtab.fleet.brokers import BrokerTls
 from trimtab.fleet.registry import Registry
 from trimtab.package.files import write_atomically
+
+CERTIFICATES_EVERY = timedelta(hours=1)
 
 
 class Needed(enum.Enum):
@@ -57,6 +59,7 @@ class Gatekeeper:
         self._names = names
         self._enrolment_port = enrolment_port
         self._written: _Written | None = None
+        self._certificates_seen: datetime | None = None
 
     def write_all(self, now: datetime) -> BrokerTls:
         """Writes every file.
@@ -69,6 +72,7 @@ class Gatekeeper:
             StorageError: The disk refuses, or the register cannot be read.
         """
         server, _ = self._authority.server_files(self._names, now)
+        self._certificates_seen = now
         path = self._authority.path
         tls = BrokerTls(
             server=server,
@@ -90,9 +94,19 @@ class Gatekeeper:
             RepositoryError: The authority's files are damaged.
             StorageError: The disk refuses, or the register cannot be read.
         """
-        _, renewed = self._authority.server_files(self._names, now)
+        renewed = self._renew_certificates(now)
         changed = self._bring_into_agreement(tls, now)
         return Needed.RELOAD if renewed and changed is Needed.NOTHING else changed
+
+    def _renew_certificates(self, now: datetime) -> bool:
+        """Renews the broker's certificate and the host's when due; says whether the first was."""
+        seen = self._certificates_seen
+        if seen is not None and now - seen < CERTIFICATES_EVERY:
+            return False
+        self._certificates_seen = now
+        self._authority.host_files(now)  # links read it when they connect again
+        _, renewed = self._authority.server_files(self._names, now)
+        return renewed
 
     def _bring_into_agreement(self, tls: BrokerTls, now: datetime) -> Needed:
         revoked = self._registry.revoked(now)

@@ -122,11 +122,9 @@ def serve_elsewhere(
         RepositoryError: The repository is broken.
         StorageError: The disk refuses.
     """
-    with open_link(workspace, parse_broker_url(broker)) as link:
-        link.connect(CONNECT_TIMEOUT_S)
-        with host_services(link, workspace):
-            on_ready()
-            stop.wait()
+    with _services(workspace, parse_broker_url(broker)):
+        on_ready()
+        stop.wait()
 
 
 @contextmanager
