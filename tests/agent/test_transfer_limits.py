@@ -71,14 +71,14 @@ def test_the_next_opening_is_the_first_open_minute_after_a_closed_one(start, end
 @pytest.mark.parametrize(
     ("day", "open_minutes"),
     [
-        (datetime(2026, 3, 28, 12), 4 * 60),  # the clock goes from 02:00 to 03:00 in the night
-        (datetime(2026, 10, 24, 12), 6 * 60),  # from 03:00 back to 02:00
-        (datetime(2026, 6, 1, 12), 5 * 60),
+        ((2026, 3, 28, 12), 4 * 60),  # the clock goes from 02:00 to 03:00 in the night
+        ((2026, 10, 24, 12), 6 * 60),  # from 03:00 back to 02:00
+        ((2026, 6, 1, 12), 5 * 60),
     ],
 )
 def test_on_the_day_when_clocks_are_set_the_wall_clock_rules(day, open_minutes):
     zone, hours = ZoneInfo("Europe/Berlin"), parse_hours("00:30-05:30")
-    noon = day.replace(tzinfo=zone).astimezone(timezone.utc)
+    noon = datetime(*day, tzinfo=zone).astimezone(timezone.utc)
     local = ((noon + timedelta(minutes=minute)).astimezone(zone) for minute in range(24 * 60))
     assert sum(hours.is_open(each.hour * 60 + each.minute) for each in local) == open_minutes
 
