@@ -113,6 +113,10 @@ def test_the_broker_serves_enrols_revokes_and_survives(workspace, tmp_path):
         code = served.stop()
     assert code == 0
     assert not Path(f"/proc/{broker}").exists()
+    served = Served(workspace, "--tls", "--port", "0")
+    broker = served.broker_pid()
+    served.stop(signal.SIGKILL)
+    wait_for(lambda: not Path(f"/proc/{broker}").exists())
     done, revoked = enroll(workspace, "--revoke", "dev-a")
     assert "no certificate and no token" in str(done.exception)
     _, made = enroll(workspace, "dev-a")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ipaddress
+import shutil
 import signal
 import socket
 import ssl
@@ -178,7 +179,10 @@ def _start(
         log = log_path.open("wb")
     with log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            [*_ending_with_this_process(), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
     try:
         _wait_until_it_answers(process, kind, url, context, log_path)
@@ -186,6 +190,15 @@ def _start(
         _stop(process)
         raise
     return Broker(process, str(url), kind)
+
+
+def _ending_with_this_process() -> list[str]:
+    """Returns the start of a command that the kernel ends when this process is killed.
+
+    Without setpriv(1), of util-linux, a broker outlives a host that was killed, and keeps its port.
+    """
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
 
 
 def _wait_until_it_answers(
