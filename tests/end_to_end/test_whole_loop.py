@@ -105,7 +105,7 @@ def setup(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setup]:
 def test_by_hand(setup: Setup):
     """compress, package, publish, run, report; then a second version, and the sizes add up."""
     package = setup.compress_and_package("1")
-    report = setup.publish("1")["report"]
+    report = setup.publish("1")["reports"][0]
     assert report["outcome"] == "active"
     assert report["active"] == "tiny-1.json"
     assert report["measurement"]["latency"]["count"] >= 59
@@ -113,7 +113,7 @@ def test_by_hand(setup: Setup):
     assert report["golden"]["max_abs_error"] <= report["golden"]["limit"]
 
     setup.compress_and_package("2", seed=1)
-    second = setup.publish("2")["report"]
+    second = setup.publish("2")["reports"][0]
     assert second["transfer"]["chunks_reused"] <= second["transfer"]["chunks"]
     assert setup.status()["active"] == "tiny-2.json"
     assert setup.status()["previous"] == "tiny-1.json"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from trimtab.errors import DeviceTimeoutError
 from trimtab.fleet.incoming import decode_from_device
@@ -44,6 +45,16 @@ class Ingest:
         """Returns the last step that `device` has told of since this began, or None."""
         with self._changed:
             return self._progress.get(device)
+
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Waits until something that devices tell of has come about; says whether it has.
+
+        Args:
+            condition: Asked after each report and each progress.
+            timeout_s: Longest wait.
+        """
+        with self._changed:
+            return self._changed.wait_for(condition, timeout_s)
 
     def wait_for_report(self, device: str, counter: int, timeout_s: float) -> Report:
         """Returns the report on one assignment, once it is stored.
@@ -94,6 +105,7 @@ class Ingest:
             return
         with self._changed:
             self._progress[progress.device] = progress
+            self._changed.notify_all()
 
 
 def _describe(progress: Progress | None) -> str:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from trimtab.fleet.broadcast import (
+    broadcast,
+    needed_chunks,
+    running_manifests,
+    wait_until_fetching,
+)
 from trimtab.fleet.commands import Console
 from trimtab.fleet.devices import Devices
 from trimtab.fleet.ingest import Ingest
+from trimtab.fleet.library import adopt
 from trimtab.fleet.publish import PublishResult, Terms, assign, publish_package
 from trimtab.fleet.reports import ReportStore
 from trimtab.fleet.shelf import Shelf
 from trimtab.package.read import Package
 from trimtab.workflow.identity import open_link
+from trimtab.workflow.release import released_manifests
 from trimtab.workflow.workspace import Workspace
 from trimtab_agent.contract.commands import Action, CommandReply
 from trimtab_agent.contract.messages import Assignment, Report, Status
@@ -34,6 +42,7 @@ class Delivery:
 
     def __init__(self, link: Link, workspace: Workspace, store: ReportStore, shelf: Shelf) -> None:
         self._link = link
+        self._workspace = workspace
         self._repository = workspace.repository()
         self._shelf = shelf
         self._devices = Devices(link)
@@ -44,6 +53,8 @@ class Delivery:
     ) -> PublishResult:
         """Publishes a package, less what this connection has published before.
 
+        One from elsewhere is copied into the workspace, from where it can be served later.
+
         Raises:
             PackageError: The package has changed, or does not fit the broker.
             NetworkError: The broker refuses or does not answer.
@@ -51,7 +62,7 @@ class Delivery:
         return publish_package(
             self._link,
             self._repository,
-            package,
+            adopt(self._workspace.packages, package),
             shelf=self._shelf,
             on_progress=on_progress,
         )
@@ -74,6 +85,27 @@ class Delivery:
             trial=trial,
             terms=terms,
         )
+
+    def broadcast(
+        self, package: Package, assignments: Sequence[Assignment], group: str, bytes_per_s: float
+    ) -> int:
+        """Sends the package's chunks to all devices of a group at once, when they fetch.
+
+        Returns:
+            The bytes that were sent: none if no device says in time that it fetches.
+
+        Raises:
+            PackageError: The package has changed.
+            NetworkError: The broker refuses or does not answer.
+        """
+        devices = wait_until_fetching(self._ingest, assignments)
+        if not devices:
+            return 0
+        active = {name: status.active for name, status in self._devices.statuses().items()}
+        manifests = released_manifests(self._workspace, filter(None, active.values()))
+        running = running_manifests(devices, active, manifests)
+        wanted = {chunk.sha256 for chunk in needed_chunks(package.manifest, running)}
+        return broadcast(self._link, package, group, wanted, bytes_per_s=bytes_per_s)
 
     def wait_until_online(self, device: str, timeout_s: float = ONLINE_TIMEOUT_S) -> Status:
         """Returns the device's status once it is there.
