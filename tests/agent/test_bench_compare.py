@@ -57,13 +57,16 @@ def test_pairs_that_were_disturbed_are_made_up_for_and_left_out():
     taken, _ = take_rounds(Plan(pairs=8), [0.0, 0.5, 0.0, 0.11, None])
     assert [entry.disturbed for entry in taken[:5]] == [False, True, False, True, False]
     assert len(taken) == 10
-    assert len(rounds.undisturbed(taken)) == 8
+    used, percentile = rounds.counted(taken)
+    assert (len(used), percentile) == (8, 95)
 
 
-def test_a_load_that_never_ends_ends_in_using_every_pair():
+def test_a_load_that_never_ends_ends_in_using_the_medians_of_every_pair():
     taken, _ = take_rounds(Plan(pairs=8), [0.5] * 20)
-    assert len(taken) == 12
-    assert len(rounds.undisturbed(taken)) == 12
+    used, percentile = rounds.counted(taken)
+    assert (len(taken), len(used), percentile) == (12, 12, 50)
+    assert used[0].latency_ns(50) == (1000, 1000)
+    assert used[0].latency_ns(95) == (2000, 2000)
 
 
 def test_a_slow_model_ends_with_as_many_pairs_as_an_interval_needs():

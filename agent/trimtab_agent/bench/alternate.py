@@ -89,8 +89,8 @@ def _contest(
     found = detect(power_root)
     watched = rounds.energy_rounds(new, running, plan) if found.source is not None else []
     around = environment.compare(before, environment.observe())
-    used = rounds.undisturbed(taken)
-    p95_ns = [entry.p95_ns for entry in used]
+    used, percentile = rounds.counted(taken)
+    latency_ns = [entry.latency_ns(percentile) for entry in used]
     net_mj = rounds.net_mj(watched)
     none = Energy(level="none", reason=found.reason)
     measurement = new.measurement(
@@ -109,8 +109,9 @@ def _contest(
             rounds.total_energy([turn for _, turn in watched]) if watched else none,
             around,
         ),
-        latency_ratio=paired.ratio(p95_ns),
-        latency_interval=paired.ratio_interval(p95_ns),
+        latency_percentile=percentile,
+        latency_ratio=paired.ratio(latency_ns),
+        latency_interval=paired.ratio_interval(latency_ns),
         memory_ratio=new_memory.peak_rss_bytes / running_memory.peak_rss_bytes,
         energy_ratio=paired.ratio(net_mj),
         energy_interval=paired.ratio_interval(net_mj),

@@ -185,7 +185,10 @@ class Comparison(msgspec.Struct, kw_only=True, frozen=True):
         disturbed: Pairs in which another process had the processor for a tenth of a turn, or the
             machine throttled. They are left out, unless fewer than six others remain.
         running: The running version, all rounds together.
-        latency_ratio: Of the 95th percentiles.
+        latency_percentile: Which percentile of the latencies `latency_ratio` is of: the 95th; the
+            median where disturbed pairs had to be used, since their slowest runs are the
+            scheduler's doing.
+        latency_ratio: Of these percentiles.
         latency_interval: 95 % confidence interval of `latency_ratio`.
         memory_ratio: Of the largest resident sets.
         energy_ratio: Of the net energies of one inference.
@@ -201,6 +204,7 @@ class Comparison(msgspec.Struct, kw_only=True, frozen=True):
     energy_ratio: float | None
     energy_interval: tuple[float, float] | None
     disturbed: int = 0
+    latency_percentile: Literal[50, 95] = 95
 
 
 class GateResult(msgspec.Struct, kw_only=True, frozen=True):
