@@ -78,6 +78,9 @@ class ChunkCache:
         """
         if chunk.sha256 in self._checked:
             return True
+        with storage_errors(f"looking into {self._directory}"):
+            if chunk.sha256 not in self._places:
+                return False
         try:
             self.read(chunk)
         except (FileNotFoundError, IntegrityError):

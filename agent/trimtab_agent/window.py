@@ -7,7 +7,6 @@ exceeds its queue of 1,000, and cloud brokers take 8 filters a request and 50 su
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import queue
 import time
@@ -57,14 +56,15 @@ class Inbox:
     """
 
     def __init__(self, length: int) -> None:
-        self._messages: queue.Queue[Message] = queue.Queue(length)
+        self._length = length
+        self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()  # the fast one
         self.waited_s = 0.0
         """How long the last `take` waited."""
 
     def __call__(self, topic: str, payload: bytes, properties: dict[str, str]) -> None:
         """Takes a message in."""
-        with contextlib.suppress(queue.Full):
-            self._messages.put_nowait(Message(topic, payload, properties))
+        if self._messages.qsize() < self._length:
+            self._messages.put(Message(topic, payload, properties))
 
     def take(self, timeout_s: float) -> Message | None:
         """Returns the next message, or None if none comes in time."""
