@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -129,6 +130,23 @@ def test_devices_recover_from_versions_that_a_thief_drove_up(repository, new_dev
     device.update(repository)
     repository.add_target("demo-2.json", b"two")
     assert device.target(repository, "demo-2.json") == b"two"
+
+
+def test_devices_recover_from_a_backup_that_was_older_than_they(repository, new_device, tmp_path):
+    device = new_device()
+    shutil.copytree(tmp_path / "repo" / "metadata", tmp_path / "backup")
+    for number in range(2, 5):
+        repository.add_target(f"demo-{number}.json", b"later")
+    device.update(repository)
+    shutil.rmtree(tmp_path / "repo" / "metadata")
+    shutil.copytree(tmp_path / "backup", tmp_path / "repo" / "metadata")
+    with pytest.raises(TrustError, match="version"):
+        device.update(repository)
+    for role in ("timestamp", "snapshot"):
+        repository.rotate(Rotation(role=role))
+    assert device.target(repository, "demo-1.json") == b"one"
+    repository.add_target("demo-2.json", b"another")
+    assert device.target(repository, "demo-2.json") == b"another"
 
 
 def now() -> datetime:

@@ -246,6 +246,7 @@ def _cannot_sign(entry: KeyEntry, error: Exception) -> str:
     """Says why a token or a key service did not sign, and what would help."""
     message = f"{entry.name!r} ({entry.uri}) cannot sign as {entry.role!r}: {error}"
     if isinstance(error, UnsupportedLibraryError):
-        extra = entry.uri.partition(":")[0]
+        scheme = entry.uri.partition(":")[0]
+        extra = "vault" if scheme == "hv" else scheme
         message += f"; install it with: pip install 'securesystemslib[{extra}]'"
     return message
