@@ -25,6 +25,7 @@ from trimtab_agent.errors import (
     TrimtabError,
 )
 from trimtab_agent.outbox import Outbox
+from trimtab_agent.systemd import Service
 from trimtab_agent.updater import Step, Updater
 from trimtab_agent.window import Handler
 
@@ -34,6 +35,11 @@ FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
 ONCE_TRIES = 3
 """With `once`: errors that may pass, until the run is given up."""
+LONGEST_STEP_S = 2 * 3600.0
+"""A step that takes longer hangs: measuring has its own, shorter limits, and a transfer says every
+second that it is alive."""
+LONGEST_SILENCE_S = 60.0
+"""Longest wait without a sign of life."""
 FAREWELL_S = 30.0
 """Longest wait, with `once`, for the host to acknowledge the report."""
 
@@ -116,6 +122,7 @@ class Agent:
         outbox: Sends the reports.
         inventory: What the device is.
         active: Tells the TUF target name of the active package, or None.
+        service: Told that the agent is ready, and that it is alive.
         show: Told of every report and every refusal.
     """
 
@@ -129,6 +136,7 @@ class Agent:
         outbox: Outbox,
         inventory: Inventory,
         active: Callable[[], str | None],
+        service: Service,
         show: Callable[[Report | TrimtabError], None],
     ) -> None:
         self._device = device
@@ -138,10 +146,13 @@ class Agent:
         self._outbox = outbox
         self._inventory = inventory
         self._active = active
+        self._service = service
         self._show = show
         self._events: queue.Queue[Event] = queue.Queue()
         self._status = b""
         self._errors = 0
+        self._connect_due_s: float | None = time.monotonic()
+        self._connect_failures = 0
 
     def run(self, *, once: bool) -> Report | None:
         """Runs until it is interrupted, or with `once` until one update has ended.
@@ -159,18 +170,23 @@ class Agent:
             NetworkError: With `once`: something did not come in `ONCE_TRIES`.
             DamagedError: The database was damaged while the agent ran; the next start mends it.
         """
+        self._service.alive(LONGEST_STEP_S)
         with _storage_logged():
             self._updater.clean_up()
         self._remember_status()
         self._subscribe()
-        self._connect(once=once)
+        # Not after the connection: a broker that is away is no reason to restart the agent.
+        self._service.ready()
         while True:
+            self._service.alive(LONGEST_STEP_S)
+            connect_s = self._connect(once=once)
+            # Also without a broker: a trial goes on, and what failed is taken back.
             step = self._updater.step(self._has_urgent)
             self._tell(step, once=once)
             if step.ended and once:
                 self._say_farewell()
                 return step.ended
-            self._act(self._wait(step.wait_s))
+            self._act(self._wait(step.wait_s, connect_s))
 
     def stop(self) -> None:
         """Says that this device goes, so that the broker need not find out."""
@@ -202,23 +218,36 @@ class Agent:
     def _remember_status(self) -> None:
         self._status = status_message(self._device, self._active(), self._inventory)
 
-    def _connect(self, *, once: bool) -> None:
-        """Connects; without `once` it tries until it succeeds."""
-        delay_s = FIRST_RETRY_S
-        while True:
-            try:
-                self._link.connect(CONNECT_TIMEOUT_S)
-            except BrokerError as error:
-                if once:
-                    raise
-                _log.warning("%s; trying again in %g s", error, delay_s)
-                time.sleep(delay_s)
-                delay_s = min(2 * delay_s, LONGEST_RETRY_S)
-            else:
-                return
+    def _connect(self, *, once: bool) -> float | None:
+        """Makes the first connection, if it is due; the link makes all others itself.
+
+        Returns:
+            Seconds until it should be tried again, or None once it is made.
+        """
+        if self._connect_due_s is None:
+            return None
+        left_s = self._connect_due_s - time.monotonic()
+        if left_s > 0:
+            return left_s
+        try:
+            self._link.connect(CONNECT_TIMEOUT_S)
+        except BrokerError as error:
+            if once:
+                raise
+            wait_s = min(FIRST_RETRY_S * 2.0 ** min(self._connect_failures, 16), LONGEST_RETRY_S)
+            _log.warning("%s; trying again in %g s", error, wait_s)
+            self._connect_failures += 1
+            self._connect_due_s = time.monotonic() + wait_s
+            return wait_s
+        self._connect_due_s = None
+        return None
 
     def _has_urgent(self) -> bool:
-        """Says whether something came that a transfer should be left off for."""
+        """Says whether something came that a transfer should be left off for.
+
+        A transfer asks every second, and so shows that it is alive.
+        """
+        self._service.alive(2 * LONGEST_SILENCE_S)
         with self._events.mutex:
             waiting = list(self._events.queue)
         return any(
@@ -244,17 +273,19 @@ class Agent:
 
     def _show_status(self) -> None:
         self._remember_status()
+        self._service.status(f"active: {self._active() or 'nothing'}")
         with contextlib.suppress(BrokerError):
             self._link.publish(topics.status(self._device), self._status, retain=True)
 
-    def _wait(self, timeout_s: float | None = None) -> Event | None:
-        """Sends what is due, and waits for an event or for the next sending."""
+    def _wait(self, *others_s: float | None) -> Event | None:
+        """Sends what is due, and waits for an event, the next sending or something else."""
         due_s = None
         with _storage_logged():
             due_s = self._outbox.send_due()
-        waits = [wait for wait in (due_s, timeout_s) if wait is not None]
+        waits = [wait for wait in (due_s, *others_s) if wait is not None]
+        self._service.alive(2 * LONGEST_SILENCE_S)
         try:
-            return self._events.get(timeout=max(min(waits), 0) if waits else None)
+            return self._events.get(timeout=max(min([*waits, LONGEST_SILENCE_S]), 0))
         except queue.Empty:
             return None
 

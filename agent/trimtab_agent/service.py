@@ -24,11 +24,10 @@ from trimtab_agent.output import AgentState, BenchResult, Output
 from trimtab_agent.renewal import Renewal
 from trimtab_agent.state import Memory, open_memory
 from trimtab_agent.store import Store, read_version
+from trimtab_agent.systemd import Service
 from trimtab_agent.transfer import limited, mqtt_ways
 from trimtab_agent.updater import Updater
 from trimtab_agent.verifier import Verifier
-
-_log = logging.getLogger(__name__)
 
 
 def run_agent(config: Config, output: Output, *, once: bool) -> Report | None:
@@ -62,22 +61,31 @@ def _run_alone(config: Config, output: Output, *, once: bool) -> Report | None:
         Link(broker, client_id, will=will, tls=identity.tls_files) as link,
         Renewal(link, identity, config.device) if broker.tls else contextlib.nullcontext(),
         open_memory(_database(config)) as memory,
+        Service() as service,
     ):
-        agent = _assemble(config, output, link, memory, root)
+        agent = _assemble(config, output, link=link, memory=memory, root=root, service=service)
         try:
             return agent.run(once=once)
         finally:
             agent.stop()
 
 
-def _assemble(config: Config, output: Output, link: Link, memory: Memory, root: bytes) -> Agent:
+def _assemble(
+    config: Config,
+    output: Output,
+    *,
+    link: Link,
+    memory: Memory,
+    root: bytes,
+    service: Service,
+) -> Agent:
     """Connects the parts with each other."""
     store = Store(_packages(config), assemble=assemble_in_child)
     documents = MqttDocuments(link, timeout_s=config.timeout_s)
     ways = limited(
         mqtt_ways(link, device=config.device, timeout_s=config.timeout_s),
         config.transfer,
-        tell=_log.info,
+        tell=lambda detail: updater.note(detail),  # noqa: PLW0108 - it is made further down
     )
     verifier = Verifier(config.state_path / "trust", root)
     bench = DeviceBench(config.profile, config.measure)
@@ -125,6 +133,7 @@ def _assemble(config: Config, output: Output, link: Link, memory: Memory, root: 
         outbox=Outbox(memory, send),
         inventory=bench.inventory(),
         active=active,
+        service=service,
         show=show,
     )
 

@@ -195,6 +195,12 @@ class Updater:
             return step
         return replace(step, wait_s=wait_s if step.wait_s is None else min(step.wait_s, wait_s))
 
+    def note(self, detail: str) -> None:
+        """Tells the host why the update under way does not go on at once."""
+        pending = self._memory.pending
+        if pending is not None:
+            self._tell(pending.assignment, pending.step, detail)
+
     def stop(self) -> None:
         """Says that the agent ends on purpose: what it was doing is not to blame."""
         self._leave_off()
