@@ -119,7 +119,7 @@ def make_world(directory: Path, *, model_bytes: int) -> World:
                 directory,
                 data=_weights(number, model_bytes, changed_from=number - 1 if based else None),
                 version=str(number),
-                chunk_limit_bytes=32 * 1024,
+                chunk_limit_bytes=min(32 * 1024, model_bytes // 6),
                 bases=[package.as_base()] if based else [],
             )
         )
