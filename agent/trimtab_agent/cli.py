@@ -54,11 +54,23 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="connect, and do what is assigned to this device")
     run.add_argument("--once", action="store_true", help="end after one update")
+    run.add_argument(
+        "--from",
+        dest="source",
+        metavar="URL",
+        help="with --once: update from a folder or HTTP server (file:/PATH, http://HOST/PATH), "
+        "without a broker",
+    )
     run.set_defaults(command=_run)
     status = commands.add_parser("status", help="what is active here, and what is under way")
     status.set_defaults(command=_status)
     bench = commands.add_parser("bench", help="measure the active model again")
     bench.add_argument("--operators", action="store_true", help="time every operator too")
+    bench.add_argument(
+        "--against",
+        choices=["previous"],
+        help="take turns with the version before it, and print the ratios",
+    )
     bench.set_defaults(command=_bench)
     enroll = commands.add_parser("enroll", help="get this device's certificate with a token")
     token = enroll.add_mutually_exclusive_group(required=True)
@@ -113,7 +125,12 @@ def _bench(options: argparse.Namespace, output: Output) -> int:
     from trimtab_agent.config import load_config
     from trimtab_agent.service import bench_active
 
-    output.bench(bench_active(load_config(options.config), operators=options.operators))
+    result = bench_active(
+        load_config(options.config),
+        operators=options.operators,
+        against_previous=options.against == "previous",
+    )
+    output.bench(result)
     return 0
 
 

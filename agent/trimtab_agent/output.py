@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from trimtab_agent.contract import codec
-from trimtab_agent.contract.measurement import Measurement, OperatorTime
+from trimtab_agent.contract.measurement import Comparison, Measurement, OperatorTime
 from trimtab_agent.contract.messages import Progress, Report
 from trimtab_agent.errors import TrimtabError
 
@@ -44,12 +44,15 @@ class BenchResult(msgspec.Struct, kw_only=True, frozen=True):
     Attributes:
         target: TUF target name of the active package.
         measurement: Of it, just now.
+        comparison: With the previous version, in turns; None if it was not asked for, or that
+            one cannot be measured.
         operators: Dearest first; None if they were not asked for, or the runtime has no profiler.
         operator_runs: Inferences that `operators` adds up; None if they were not asked for.
     """
 
     target: str
     measurement: Measurement
+    comparison: Comparison | None = None
     operators: tuple[OperatorTime, ...] | None = None
     operator_runs: int | None = None
 
@@ -115,6 +118,8 @@ class TextOutput:
         found = result.measurement
         place = f"{found.runtime} {found.runtime_version}, {found.provider or 'provider unknown'}"
         _line(f"{result.target}: {_figures(found)} ({place})")
+        if result.comparison is not None:
+            _line(_ratios(result.comparison))
         if result.operator_runs is None:
             return
         if result.operators is None:
@@ -167,6 +172,23 @@ def _figures(measurement: Measurement) -> str:
     milliseconds = measurement.latency.p50_us / 1000
     mebibytes = measurement.memory.peak_rss_bytes / 2**20
     return f"median latency {milliseconds:.3g} ms, peak memory {mebibytes:.0f} MiB"
+
+
+def _ratios(comparison: Comparison) -> str:
+    """Returns what a version takes of what the other one takes, with 95 % intervals."""
+    latency = "median" if comparison.latency_percentile == 50 else "95th percentile"
+    figures = (
+        (f"{latency} of latency", comparison.latency_ratio, comparison.latency_interval),
+        ("peak memory", comparison.memory_ratio, None),
+        ("energy", comparison.energy_ratio, comparison.energy_interval),
+    )
+    told = [
+        f"{name} {ratio:.3g}" + (f" ({ends[0]:.3g} to {ends[1]:.3g})" if ends else "")
+        for name, ratio, ends in figures
+        if ratio is not None
+    ]
+    pairs = f"{comparison.rounds} pairs of turns, {comparison.disturbed} disturbed"
+    return f"as a multiple of {comparison.target}: {', '.join(told)} ({pairs})"
 
 
 def _operator_table(operators: Sequence[OperatorTime], runs: int) -> Iterator[str]:

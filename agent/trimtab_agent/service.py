@@ -19,9 +19,12 @@ from trimtab_agent.hooks import DeviceHooks
 from trimtab_agent.installer import assemble_in_child
 from trimtab_agent.link import Link
 from trimtab_agent.log_ring import LogRing
+from trimtab_agent.nearby import NearbyDocuments, nearby_ways
+from trimtab_agent.offline import update_from
 from trimtab_agent.outbox import Outbox, fit_report
 from trimtab_agent.output import AgentState, BenchResult, Output
 from trimtab_agent.renewal import Renewal
+from trimtab_agent.source_url import FileSource, open_source
 from trimtab_agent.state import Memory, open_memory
 from trimtab_agent.store import Store, read_version
 from trimtab_agent.systemd import Service
@@ -49,6 +52,49 @@ def run_agent(config: Config, output: Output, *, once: bool) -> Report | None:
     with sole_user(config.state_path):
         config.identity.settle()
         return _run_alone(config, output, once=once)
+
+
+def run_from(config: Config, output: Output, url: str) -> Report | None:
+    """Does one update from a folder or an HTTP server, without a broker; see `update_from`.
+
+    Args:
+        config: The device's settings.
+        output: Where steps and the report are shown.
+        url: The source.
+
+    Returns:
+        The update's report, or None if there was nothing to do.
+
+    Raises:
+        ConfigError: The initial root cannot be read.
+        CallerError: Another agent uses the same state directory, or the source is none.
+    """
+    source = _open_source(config, url)
+    with sole_user(config.state_path), open_memory(_database(config)) as memory:
+        config.identity.settle()
+        verifier = Verifier(config.state_path / "trust", _read_root(config.root_path))
+        updater = Updater(
+            memory=memory,
+            store=Store(_packages(config), assemble=assemble_in_child),
+            source=PackageSource(
+                source, lambda _: {str(source): source}, verifier, device=config.device
+            ),
+            bench=DeviceBench(config.profile, config.measure),
+            hooks=DeviceHooks(config.device, config.hooks, config.health),
+            clock=SystemClock(),
+            notify=output.progress,
+        )
+        try:
+            report = update_from(source, config.device, updater, memory)
+        finally:
+            updater.stop()
+    if report:
+        output.report(report)
+    return report
+
+
+def _open_source(config: Config, url: str) -> FileSource:
+    return open_source(url, timeout_s=config.timeout_s, ca_file=config.transfer.ca_file)
 
 
 def _run_alone(config: Config, output: Output, *, once: bool) -> Report | None:
@@ -81,7 +127,8 @@ def _assemble(
 ) -> Agent:
     """Connects the parts with each other."""
     store = Store(_packages(config), assemble=assemble_in_child)
-    documents = MqttDocuments(link, timeout_s=config.timeout_s)
+    nearby = [_open_source(config, url) for url in config.transfer.sources]
+    documents = NearbyDocuments(nearby, MqttDocuments(link, timeout_s=config.timeout_s))
     ways = limited(
         mqtt_ways(link, device=config.device, timeout_s=config.timeout_s),
         config.transfer,
@@ -89,7 +136,7 @@ def _assemble(
     )
     verifier = Verifier(config.state_path / "trust", root)
     bench = DeviceBench(config.profile, config.measure)
-    source = PackageSource(documents, ways, verifier, device=config.device)
+    source = PackageSource(documents, nearby_ways(nearby, ways), verifier, device=config.device)
     clock = SystemClock()
     updater = Updater(
         memory=memory,
@@ -164,15 +211,16 @@ def read_state(config: Config) -> AgentState:
     )
 
 
-def bench_active(config: Config, *, operators: bool) -> BenchResult:
+def bench_active(config: Config, *, operators: bool, against_previous: bool = False) -> BenchResult:
     """Measures the active version once more; the agent may be running, but had better not.
 
     Args:
         config: The device's settings.
         operators: Whether to time every operator too.
+        against_previous: Whether the previous version takes turns with it.
 
     Raises:
-        CallerError: Nothing is active.
+        CallerError: Nothing is active, or there is no previous version to compare with.
         FormatError: A manifest on the disk is damaged.
         DeviceError: The disk refuses, the runtime is gone, or the process that ran the model died.
     """
@@ -180,9 +228,21 @@ def bench_active(config: Config, *, operators: bool) -> BenchResult:
     if version is None:
         raise CallerError(f"nothing is active on {config.device}: assign a package to it first")
     bench = DeviceBench(config.profile, config.measure)
+    comparison = None
+    if against_previous:
+        previous = read_version(_packages(config) / "previous")
+        if previous is None:
+            raise CallerError(
+                f"{config.device} has no version before {version.manifest.target_name} to "
+                "compare it with"
+            )
+        measurement, comparison = bench.compare(version, previous)
+    else:
+        measurement = bench.measure(version)
     return BenchResult(
         target=version.manifest.target_name,
-        measurement=bench.measure(version),
+        measurement=measurement,
+        comparison=comparison,
         operators=bench.time_operators(version) if operators else None,
         operator_runs=bench.operator_runs if operators else None,
     )
