@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -20,6 +21,7 @@ from trimtab_agent.contract.messages import Gates, State
 from trimtab_agent.contract.messages import HealthCheck as Health
 from trimtab_agent.errors import (
     BrokerError,
+    DeviceError,
     ExpiredError,
     GoldenError,
     HealthError,
@@ -27,10 +29,13 @@ from trimtab_agent.errors import (
     HookError,
     IntegrityError,
     MeasurementError,
+    NetworkError,
     PackageError,
     StorageError,
     TransferTimeoutError,
     TrustError,
+    WithdrawnError,
+    kind_of,
 )
 from trimtab_agent.outbox import Outbox
 from trimtab_agent.states import MAX_ATTEMPTS, MAX_RETRIES, NEXT, after_failure
@@ -744,6 +749,25 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestAnyOrder = AnyOrder.TestCase
+
+
+def test_every_reason_is_documented():
+    """Callers' own errors and bases that nothing raises are no reasons for an update to end."""
+    page = (Path(__file__).parents[2] / "docs" / "updates.md").read_text()
+    listed = {
+        (word, int(row.split("|")[-2]))
+        for row in page.partition("## Reasons")[2].splitlines()
+        if row.startswith("| `")
+        for word in re.findall(r"`(\w+)`", row.split("|")[1])
+    }
+    assert all(kind_of(word).exit_code == code for word, code in listed)
+    kinds = [PackageError, DeviceError, NetworkError, WithdrawnError]
+    for kind in kinds:
+        kinds.extend(kind.__subclasses__())
+    mine = [kind for kind in kinds if kind.__module__ == "trimtab_agent.errors"]
+    words = {word for kind in mine for word in kind.reasons()}
+    bases = {"package", "device", "hardware", "gate", "withdrawn"}
+    assert {word for word, _ in listed} == words - bases - {"interrupted"}
 
 
 def test_after_failure():
