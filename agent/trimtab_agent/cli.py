@@ -107,9 +107,15 @@ def _add_tuf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _run(options: argparse.Namespace, output: Output) -> int:
     logging.basicConfig(format="trimtab-agent: %(message)s", level=logging.WARNING)
     from trimtab_agent.config import load_config
-    from trimtab_agent.service import run_agent
+    from trimtab_agent.service import run_agent, run_from
 
-    report = run_agent(load_config(options.config), output, once=options.once)
+    if options.source and not options.once:
+        raise CallerError("--from does one update: add --once")
+    config = load_config(options.config)
+    if options.source:
+        report = run_from(config, output, options.source)
+    else:
+        report = run_agent(config, output, once=options.once)
     return 0 if report is None or report.failure is None else exit_code(report.failure.reason)
 
 

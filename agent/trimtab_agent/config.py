@@ -13,6 +13,7 @@ from trimtab_agent.contract.topics import check_device_id
 from trimtab_agent.errors import CallerError, ConfigError
 from trimtab_agent.hours import parse_hours
 from trimtab_agent.identity import Identity
+from trimtab_agent.source_url import open_source
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -72,10 +73,15 @@ class TransferConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
     Attributes:
         max_bytes_per_s: Most bytes of chunks that are asked for in a second.
         hours: Local time in which they are, such as `"01:00-05:00"`; several with commas.
+        sources: Folders and HTTP servers to try before the broker, which neither limit concerns:
+            `file:/PATH`, `http://HOST/PATH`, `https://HOST/PATH`.
+        ca_file: For https, certificates to trust in place of the system's.
     """
 
     max_bytes_per_s: Annotated[int, msgspec.Meta(gt=0)] | None = None
     hours: str | None = None
+    sources: tuple[str, ...] = ()
+    ca_file: str | None = None
 
 
 class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -150,6 +156,8 @@ def load_config(path: Path) -> Config:
         _check(path, "$.broker", parse_broker_url, config.broker)
     if config.transfer.hours is not None:
         _check(path, "$.transfer.hours", parse_hours, config.transfer.hours)
+    for number, url in enumerate(config.transfer.sources):
+        _check(path, f"$.transfer.sources[{number}]", open_source, url)
     base = path.resolve().parent
     root = None if config.root is None else str(base / config.root)
     return msgspec.structs.replace(config, state_dir=str(base / config.state_dir), root=root)

@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from trimtab_agent.contract import layout
@@ -44,7 +44,7 @@ class Folder:
         yield from self._pieces(path, layout.MAX_DOCUMENT_BYTES)
 
     def fetch(
-        self, chunks: Sequence[Chunk], *, stop: Callable[[], bool]
+        self, chunks: Iterable[Chunk], *, stop: Callable[[], bool]
     ) -> Iterator[tuple[Chunk, bytes]]:
         """See `sources.Chunks`. Of a file that is too long, one byte too many is read."""
         missing: list[Chunk] = []
@@ -59,7 +59,7 @@ class Folder:
                 yield chunk, wire
         if missing:
             raise NetworkError(
-                f"{self} lacks {len(missing)} of {len(chunks)} chunks, the first is "
+                f"{self} lacks {len(missing)} of the chunks, the first is "
                 f"{missing[0].sha256[:12]}: was it written to the end?"
             )
 

@@ -8,7 +8,7 @@ the plant. HTTP proxies of the environment are not used.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, cast
 
 from trimtab_agent.contract import layout
@@ -66,7 +66,7 @@ class HttpSource:
         yield from self._pieces(layout.document(name), layout.MAX_DOCUMENT_BYTES)
 
     def fetch(
-        self, chunks: Sequence[Chunk], *, stop: Callable[[], bool]
+        self, chunks: Iterable[Chunk], *, stop: Callable[[], bool]
     ) -> Iterator[tuple[Chunk, bytes]]:
         """See `sources.Chunks`. An answer that is too long is not read to its end."""
         missing: list[Chunk] = []
@@ -83,8 +83,7 @@ class HttpSource:
                 yield chunk, wire
         if missing:
             raise NetworkError(
-                f"{self} lacks {len(missing)} of {len(chunks)} chunks, the first is "
-                f"{missing[0].sha256[:12]}"
+                f"{self} lacks {len(missing)} of the chunks, the first is {missing[0].sha256[:12]}"
             )
 
     def assignment(self, device: str) -> bytes | None:
