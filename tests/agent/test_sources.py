@@ -12,7 +12,8 @@ import time
 import pytest
 
 from support.http_servers import scripted_server, static_server
-from trimtab_agent.contract import layout
+from support.tuf_simulator import RetainedBroker
+from trimtab_agent.contract import layout, topics
 from trimtab_agent.contract.manifest import Chunk
 from trimtab_agent.errors import (
     CallerError,
@@ -22,8 +23,10 @@ from trimtab_agent.errors import (
     TransferTimeoutError,
     TrimtabError,
 )
+from trimtab_agent.fetcher import MqttDocuments
 from trimtab_agent.folder_source import Folder
 from trimtab_agent.http_source import HttpSource
+from trimtab_agent.retained import Retained
 from trimtab_agent.source_url import open_source
 
 WIRES = [bytes([number]) * (1000 * number + 1) for number in range(5)]
@@ -57,14 +60,42 @@ def folder(tmp_path):
     return tmp_path / "stick"
 
 
-@pytest.fixture(params=["folder", "http"])
+class Mqtt:
+    """A broker as one source, as far as the contract goes."""
+
+    def __init__(self):
+        broker = RetainedBroker()
+        broker.connected = broker.retains = True
+        for chunk, wire in zip(CHUNKS, WIRES, strict=True):
+            broker.retained[topics.blob(chunk.sha256)] = wire, {}
+        for name, data in DOCUMENTS.items():
+            broker.publish_document(name, data, part_bytes=2000)
+        broker.retained[topics.ROOT_VERSION] = b"1", {}
+        self.read = MqttDocuments(broker, timeout_s=0.2).read
+        self.fetch = Retained(broker, timeout_s=0.2).fetch
+
+
+@contextlib.contextmanager
+def opened(kind, folder):
+    if kind == "http":
+        with static_server(folder) as (url, _), contextlib.closing(HttpSource(url)) as http:
+            yield http
+    else:
+        yield Folder(folder) if kind == "folder" else Mqtt()
+
+
+@pytest.fixture(params=["folder", "http", "mqtt"])
 def source(request, folder):
     """A source that has everything but what is absent."""
-    if request.param == "folder":
-        yield Folder(folder)
-        return
-    with static_server(folder) as (url, _), contextlib.closing(HttpSource(url)) as http:
-        yield http
+    with opened(request.param, folder) as source:
+        yield source
+
+
+@pytest.fixture(params=["folder", "http"])
+def files(request, folder):
+    """The same, of the kinds that hold files."""
+    with opened(request.param, folder) as source:
+        yield source
 
 
 def test_documents_come_whole(source):
@@ -101,40 +132,46 @@ def test_nothing_to_fetch_is_no_error(source):
 
 
 def test_a_name_that_is_none_is_refused(source):
-    for name in ("", "../../etc/passwd", "/etc/passwd", "..", ".", "a/b", "a\0b", "x" * 129):
+    for name in ("", "../../etc/passwd", "/etc/passwd", "a/b", "a\0b", "x" * 129):
         with pytest.raises(FormatError, match="cannot name a document"):
             list(source.read(name))
 
 
-# Folders and servers hold assignments too.
+# Folders and servers hold files, whose names could lead elsewhere, and assignments too.
 
 
-def test_an_assignment_is_there_or_not(source):
-    assert source.assignment("dev-1") == b"signed"
-    assert source.assignment("dev-2") is None
+def test_a_name_that_leads_out_of_the_folder_is_refused(files):
+    for name in ("..", ".", ".hidden"):
+        with pytest.raises(FormatError, match="cannot name a document"):
+            list(files.read(name))
+
+
+def test_an_assignment_is_there_or_not(files):
+    assert files.assignment("dev-1") == b"signed"
+    assert files.assignment("dev-2") is None
     with pytest.raises(CallerError, match=r"device id '../x'"):
-        source.assignment("../x")
+        files.assignment("../x")
 
 
-def test_endless_files_are_not_read_to_their_end(source, folder):
+def test_endless_files_are_not_read_to_their_end(files, folder):
     with (folder / "doc" / "endless").open("wb") as file:
         file.truncate(2**40)  # sparse
     with pytest.raises(FormatError, match="longer than 12582912 bytes"):
-        for _ in source.read("endless"):
+        for _ in files.read("endless"):
             pass
     (folder / "device" / "dev-3").mkdir()
     os.truncate(folder / "doc" / "endless", 2**20)
     (folder / "doc" / "endless").rename(folder / layout.assignment("dev-3"))
     with pytest.raises(FormatError, match="longer than 65536 bytes"):
-        source.assignment("dev-3")
+        files.assignment("dev-3")
 
 
-def test_wrong_lengths_are_bounded_and_never_pass(source, folder):
+def test_wrong_lengths_are_bounded_and_never_pass(files, folder):
     (folder / layout.blob(CHUNKS[1].sha256)).write_bytes(WIRES[1] * 10_000)
     (folder / layout.blob(CHUNKS[2].sha256)).write_bytes(WIRES[2][:7])
     came = {}
     with contextlib.suppress(NetworkError):
-        came.update(source.fetch(CHUNKS, stop=never))
+        came.update(files.fetch(CHUNKS, stop=never))
     for chunk, wire in came.items():
         assert len(wire) <= chunk.wire_bytes + 1
         assert (chunk.sha256 == hashlib.sha256(wire).hexdigest()) == (chunk not in CHUNKS[1:3])
@@ -174,7 +211,7 @@ def test_what_is_no_file_is_not_opened(folder, make):
     with pytest.raises(FormatError, match=r"doc/trap is (a link|no regular file)"):
         list(source.read("trap"))
     came = {}
-    with pytest.raises(NetworkError, match=f"lacks 1 of 5 chunks.*{CHUNKS[2].sha256[:12]}"):
+    with pytest.raises(NetworkError, match=f"lacks 1 of the chunks.*{CHUNKS[2].sha256[:12]}"):
         came.update(source.fetch(CHUNKS, stop=never))
     assert len(came) == 4
 
