@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from trimtab_agent.backoff import full_jitter_s
 from trimtab_agent.contract import codec, topics
 from trimtab_agent.contract.messages import Acknowledgement, Inventory, Progress, Report, Status
 from trimtab_agent.errors import (
@@ -31,7 +32,7 @@ from trimtab_agent.window import Handler
 
 _log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 10.0
-FIRST_RETRY_S = 1.0
+FIRST_RETRY_S = 2.0
 LONGEST_RETRY_S = 60.0
 ONCE_TRIES = 3
 """With `once`: errors that may pass, until the run is given up."""
@@ -234,8 +235,10 @@ class Agent:
         except BrokerError as error:
             if once:
                 raise
-            wait_s = min(FIRST_RETRY_S * 2.0 ** min(self._connect_failures, 16), LONGEST_RETRY_S)
-            _log.warning("%s; trying again in %g s", error, wait_s)
+            wait_s = full_jitter_s(
+                self._connect_failures, first_s=FIRST_RETRY_S, longest_s=LONGEST_RETRY_S
+            )
+            _log.warning("%s; trying again in %.1f s", error, wait_s)
             self._connect_failures += 1
             self._connect_due_s = time.monotonic() + wait_s
             return wait_s

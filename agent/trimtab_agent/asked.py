@@ -30,7 +30,7 @@ from trimtab_agent.contract.wants import (
 )
 from trimtab_agent.errors import BrokerError, TransferTimeoutError
 from trimtab_agent.retained import TICK_S
-from trimtab_agent.window import Inbox, Message, Subscriber
+from trimtab_agent.window import Inbox, Message, Subscriber, Waiting
 
 WINDOW_BYTES = 1024 * 1024
 """Asked for and not there yet: 10 chunks of the usual size, within the 20 messages that brokers
@@ -96,7 +96,7 @@ class Asked:
         """
         patience = Patience(longest_s=self._timeout_s)
         failures = 0
-        with _Talk(self._link, self._device, iter(chunks)) as talk:
+        with _Talk(self._link, self._device, chunks) as talk:
             while not stop() and talk.ask():
                 arrival = talk.listen(min(TICK_S, patience.limit_s))
                 if arrival:
@@ -121,10 +121,10 @@ class Asked:
 class _Talk:
     """What was asked for and what came of it. A context manager: it listens while it is open."""
 
-    def __init__(self, link: Connection, device: str, chunks: Iterator[Chunk]) -> None:
+    def __init__(self, link: Connection, device: str, chunks: Iterable[Chunk]) -> None:
         self._link = link
         self._device = device
-        self._unseen = chunks
+        self._unseen = Waiting(chunks)
         self._lacking: dict[str, Chunk] = {}
         """All that was taken from `chunks` and did not come: queued, under way or denied."""
         self._queue: deque[str] = deque()
@@ -174,18 +174,23 @@ class _Talk:
         limit = max(1, min(MAX_WANTED, most_bytes // DIGEST_BYTES))
         size_bytes = 0
         while size_bytes < REQUEST_BYTES and len(batch) < limit:
-            chunk = self._next_chunk()
+            chunk = self._next_queued() or self._next_unseen()
             if chunk is None:
                 break
             batch.append(chunk)
             size_bytes += chunk.wire_bytes
+            if self._unseen.held_back:
+                break
         return batch
 
-    def _next_chunk(self) -> Chunk | None:
+    def _next_queued(self) -> Chunk | None:
         while self._queue:
             queued = self._lacking.get(self._queue.popleft())
             if queued:  # else it has come by now
                 return queued
+        return None
+
+    def _next_unseen(self) -> Chunk | None:
         fresh = next(self._unseen, None)
         if fresh:
             self._lacking[fresh.sha256] = fresh

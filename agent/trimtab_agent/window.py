@@ -11,7 +11,7 @@ import itertools
 import queue
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from trimtab_agent.errors import TransferTimeoutError
 
@@ -24,6 +24,34 @@ WINDOW = 8
 OVERTAKEN = 2 * WINDOW
 """A topic that was passed over by so many that were asked for after it will not come. Brokers
 answer in the order of the subscriptions, those of several machines roughly so."""
+
+
+HELD_BACK_S = 0.02
+"""Taking something that took longer was held back, by a cap on the bandwidth."""
+
+T = TypeVar("T")
+
+
+class Waiting(Iterator[T]):
+    """What is still to be asked for.
+
+    Args:
+        items: All of it.
+
+    Attributes:
+        held_back: Whether the last was held back. Then it is asked for alone: what a cap lets
+            through one by one should not wait for company.
+    """
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items = iter(items)
+        self.held_back = False
+
+    def __next__(self) -> T:
+        start = time.monotonic()
+        item = next(self._items)
+        self.held_back = time.monotonic() - start > HELD_BACK_S
+        return item
 
 
 class Subscriber(Protocol):
@@ -88,7 +116,7 @@ class Window:
 
     def __init__(self, link: Subscriber, topics: Iterable[str], *, size: int = WINDOW) -> None:
         self._link = link
-        self._waiting = iter(topics)
+        self._waiting = Waiting(topics)
         self._size = size
         self._open: dict[str, int] = {}
         """In the order of their requests; each with how many later ones came before it."""
@@ -120,12 +148,20 @@ class Window:
         A request for each would cost more packets than there are chunks.
         """
         if len(self._open) <= self._size // 2:
-            wanted = list(itertools.islice(self._waiting, self._size - len(self._open)))
+            wanted = self._next_topics(self._size - len(self._open))
             self._open.update(dict.fromkeys(wanted, 0))
             self._unsubscribe()
             if wanted:
                 self._link.subscribe_many(wanted, self._inbox)
         return bool(self._open)
+
+    def _next_topics(self, most: int) -> list[str]:
+        topics: list[str] = []
+        for topic in itertools.islice(self._waiting, most):
+            topics.append(topic)
+            if self._waiting.held_back:
+                break
+        return topics
 
     def take(self, timeout_s: float) -> Message | None:
         """Returns the next message of an open topic and closes that; None: none came."""

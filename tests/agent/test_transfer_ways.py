@@ -126,6 +126,29 @@ def test_what_is_overtaken_is_not_waited_for():
     assert cache.wire.keys() == PACKAGE.wire.keys() - {lost.sha256}
 
 
+@pytest.mark.parametrize("way", ["retained", "asked"])
+def test_what_a_cap_lets_through_one_by_one_is_asked_for_one_by_one(way):
+    class Grouped(FlakyBroker):
+        def subscribe_many(self, names, handler):
+            requests.append(len(names))
+            super().subscribe_many(names, handler)
+
+        def publish(self, topic, payload, **properties):
+            requests.append(len(payload) // 32)
+            super().publish(topic, payload, **properties)
+
+    def held_back():
+        for chunk in CHUNKS[:5]:
+            time.sleep(0.03)
+            yield chunk
+
+    requests = []
+    source = mqtt_ways(Grouped(PACKAGE.wire, Faults(), 0), device="d", timeout_s=5)(None)[way]
+    found = [chunk for chunk, _ in source.fetch(held_back(), stop=lambda: False)]
+    assert found == CHUNKS[:5]
+    assert set(requests) == {1}
+
+
 class Broadcasting(FlakyBroker):
     """Broadcasts when somebody listens."""
 
