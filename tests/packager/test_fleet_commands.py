@@ -41,7 +41,9 @@ def verify(repository, message, *, context=COMMAND_CONTEXT, device="dev-1") -> C
 
 
 def test_a_command_is_for_one_device_and_one_purpose(repository):
-    message = repository.sign_command(repository.new_command("dev-1", "logs", lines=7))
+    message = repository.orders.sign_command(
+        repository.orders.new_command("dev-1", "logs", lines=7)
+    )
     assert verify(repository, message).lines == 7
     with pytest.raises(TrustError, match="for 'dev-1'; this is 'dev-2'"):
         verify(repository, message, device="dev-2")
@@ -52,9 +54,9 @@ def test_a_command_is_for_one_device_and_one_purpose(repository):
 def test_commands_and_assignments_share_one_sequence(repository):
     repository.add_target("model-1.json", b"{}")
     counters = [
-        repository.new_command("dev-1", "pause").counter,
-        repository.new_assignment("dev-1", "model-1.json").counter,
-        repository.new_command("dev-1", "resume").counter,
+        repository.orders.new_command("dev-1", "pause").counter,
+        repository.orders.new_assignment("dev-1", "model-1.json").counter,
+        repository.orders.new_command("dev-1", "resume").counter,
     ]
     assert counters == sorted(set(counters))
 

@@ -85,14 +85,14 @@ def test_a_person_is_asked_once_a_run(encrypted):
     sources = asking(person)
     for number in range(3):
         Repository.open(encrypted, sources=sources).add_target(f"demo-{number}.json", b"x")
-    Repository.open(encrypted, sources=sources).renew("root")
+    Repository.open(encrypted, sources=sources).ceremony.renew("root")
     assert person.asked == [f"passphrase of {encrypted}/keys/targets.pem"]
 
 
 def test_nobody_is_asked_for_what_online_keys_do(encrypted):
     repository = Repository.open(encrypted, sources=asking(Person()))
     repository.refresh_timestamp()
-    assert repository.sign_message(b"payload", b"context")
+    assert repository.orders.sign_message(b"payload", b"context")
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,9 @@ def test_nobody_is_asked_for_what_online_keys_do(encrypted):
 @pytest.mark.parametrize(
     "act",
     [
-        lambda repository: repository.check_can_release(),
-        lambda repository: repository.renew("targets"),
-        lambda repository: repository.rotate(Rotation(role="assignment")),
+        lambda repository: repository.ceremony.check_can_release(),
+        lambda repository: repository.ceremony.renew("targets"),
+        lambda repository: repository.ceremony.rotate(Rotation(role="assignment")),
     ],
 )
 def test_without_the_passphrase_nothing_changes(act, sources, message, encrypted):
@@ -132,14 +132,14 @@ def test_a_person_who_chooses_none_gets_unencrypted_keys(tmp_path):
 def test_a_new_key_is_encrypted_with_the_passphrase_chosen_for_it(encrypted):
     person = Person("correct horse", chooses="battery staple")
     repository = Repository.open(encrypted, sources=asking(person))
-    repository.rotate(Rotation(role="root"))
-    Repository.open(encrypted, sources=given("battery staple")).renew("root")
+    repository.ceremony.rotate(Rotation(role="root"))
+    Repository.open(encrypted, sources=given("battery staple")).ceremony.renew("root")
 
 
 def test_the_status_says_what_is_encrypted(encrypted):
     guards = {
         key.name: key.encrypted
-        for role in Repository.open(encrypted).status().roles
+        for role in Repository.open(encrypted).ceremony.status().roles
         for key in role.keys
     }
     assert guards == {
@@ -178,23 +178,23 @@ def test_a_key_elsewhere_is_used_by_its_uri(make, scheme, tmp_path):
     for role in ("root", "timestamp"):
         path = write_pem(tmp_path / f"{role}-elsewhere.pem", make())
         new = NewKey(name=f"token-{role}", uri=f"{scheme}:{path}")
-        repository.rotate(Rotation(role=role, add=new, remove=[role]))
+        repository.ceremony.rotate(Rotation(role=role, add=new, remove=[role]))
     device.update(repository)
-    (key,) = repository.status().roles[3].keys
+    (key,) = repository.ceremony.status().roles[3].keys
     assert (key.name, key.uri) == ("token-timestamp", f"{scheme}:{path}")
     with pytest.raises(CallerError, match="is the timestamp key 'token-timestamp' already"):
-        repository.rotate(Rotation(role="targets", add=NewKey(uri=f"{scheme}:{path}")))
+        repository.ceremony.rotate(Rotation(role="targets", add=NewKey(uri=f"{scheme}:{path}")))
 
 
 def test_an_assignment_key_may_be_elsewhere_if_it_is_ed25519(tmp_path):
     repository = Repository.init(tmp_path / "repo")
     path = write_pem(tmp_path / "one.pem", Ed25519PrivateKey.generate())
     new = NewKey(name="online", uri=f"file2:{path}")
-    repository.rotate(Rotation(role="assignment", add=new, revoke=True))
-    assert repository.sign_message(b"payload", b"context")
+    repository.ceremony.rotate(Rotation(role="assignment", add=new, revoke=True))
+    assert repository.orders.sign_message(b"payload", b"context")
     path = write_pem(tmp_path / "two.pem", ec.generate_private_key(ec.SECP256R1()))
     with pytest.raises(CallerError, match="an assignment key must be an Ed25519 key"):
-        repository.rotate(Rotation(role="assignment", add=NewKey(uri=f"file2:{path}")))
+        repository.ceremony.rotate(Rotation(role="assignment", add=NewKey(uri=f"file2:{path}")))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pkcs11") is not None, reason="python-pkcs11 is here")
@@ -202,7 +202,7 @@ def test_a_token_without_its_library_says_what_to_install(tmp_path):
     repository = Repository.init(tmp_path / "repo")
     public = public_pem(ec.generate_private_key(ec.SECP256R1()))
     new = NewKey(name="yubikey", uri="hsm:2?label=YubiKey", public_key=public)
-    outcome = repository.rotate(Rotation(role="root", add=new, threshold=2))
+    outcome = repository.ceremony.rotate(Rotation(role="root", add=new, threshold=2))
     assert any(
         "'yubikey' (hsm:2?label=YubiKey) cannot sign as 'root': 'python-pkcs11' required; install "
         "it with: pip install 'securesystemslib[hsm]'" in line
@@ -215,7 +215,7 @@ def test_an_online_key_that_cannot_sign_does_not_come_into_force(tmp_path):
     repository = Repository.init(tmp_path / "repo")
     public = public_pem(ec.generate_private_key(ec.SECP256R1()))
     new = NewKey(name="token", uri="gcpkms:projects/p/locations/l/keyRings/r", public_key=public)
-    outcome = repository.rotate(Rotation(role="timestamp", add=new, remove=["timestamp"]))
+    outcome = repository.ceremony.rotate(Rotation(role="timestamp", add=new, remove=["timestamp"]))
     assert "'token' (gcpkms:projects" in outcome.waiting[0]
     assert repository.root_version == 1
     repository.refresh_timestamp()
@@ -233,7 +233,7 @@ def test_an_online_key_that_cannot_sign_does_not_come_into_force(tmp_path):
 def test_a_uri_that_cannot_be_used_is_refused(new, message, tmp_path):
     repository = Repository.init(tmp_path / "repo")
     with pytest.raises(CallerError, match=message):
-        repository.rotate(Rotation(role="root", add=new))
+        repository.ceremony.rotate(Rotation(role="root", add=new))
 
 
 def test_a_public_key_that_does_not_fit_is_noticed_when_it_signs(tmp_path):
@@ -244,12 +244,12 @@ def test_a_public_key_that_does_not_fit_is_noticed_when_it_signs(tmp_path):
     with pytest.raises(
         RepositoryError, match=r"elsewhere\.pem holds another key than the root key"
     ):
-        repository.rotate(Rotation(role="root", add=new, threshold=2))
-    assert repository.status().staged == ()
+        repository.ceremony.rotate(Rotation(role="root", add=new, threshold=2))
+    assert repository.ceremony.status().staged == ()
 
 
 def test_a_damaged_list_of_signers_is_noticed(tmp_path):
     repository = Repository.init(tmp_path / "repo")
     (tmp_path / "repo/keys/signers.json").write_text("{")
     with pytest.raises(RepositoryError, match=r"signers\.json cannot be read"):
-        repository.status()
+        repository.ceremony.status()

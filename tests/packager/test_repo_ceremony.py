@@ -39,7 +39,7 @@ class Team:
         carried = self._people / person / "carried"
         shutil.copytree(self.host, carried, ignore=shutil.ignore_patterns("*.pem"))
         sources = KeySources(folder=self._people / person)
-        outcome = Repository.open(carried, sources=sources).sign()
+        outcome = Repository.open(carried, sources=sources).ceremony.sign()
         shutil.copytree(
             carried / "metadata/staged", self.host / "metadata/staged", dirs_exist_ok=True
         )
@@ -58,7 +58,7 @@ def device(team, tmp_path):
 
 
 def roles(repository):
-    return {role.role: role for role in repository.status().roles}
+    return {role.role: role for role in repository.ceremony.status().roles}
 
 
 def test_a_release_waits_for_the_offline_machine(team, device):
@@ -70,17 +70,17 @@ def test_a_release_waits_for_the_offline_machine(team, device):
     assert outcome.in_force == ()
     assert "enough keys have signed" in outcome.waiting[0]
     assert "snapshot.pem is missing" in outcome.waiting[0]
-    (staged,) = team.repository().status().staged
+    (staged,) = team.repository().ceremony.status().staged
     assert (staged.role, staged.signed, staged.missing) == (
         "targets",
         ("targets-2",),
         ("targets-1",),
     )
     assert staged.changes == ("targets: + demo-1.json",)
-    assert team.repository().status().waiting == ()
-    assert "2.targets.json" in team.repository().sign().in_force
+    assert team.repository().ceremony.status().waiting == ()
+    assert "2.targets.json" in team.repository().ceremony.sign().in_force
     assert device.target(team.repository(), "demo-1.json") == b"one"
-    assert team.repository().status().staged == ()
+    assert team.repository().ceremony.status().staged == ()
 
 
 def test_asking_again_for_a_staged_release_keeps_its_signatures(tmp_path):
@@ -90,7 +90,7 @@ def test_asking_again_for_a_staged_release_keeps_its_signatures(tmp_path):
             team.repository("targets-1").add_target("demo-1.json", b"one")
     with pytest.raises(StagedError, match="demo-1"):
         team.repository().add_target("demo-1.json", b"one")
-    assert team.repository().status().staged[0].signed == ("targets-1",)
+    assert team.repository().ceremony.status().staged[0].signed == ("targets-1",)
     team.repository("targets-3").add_target("demo-1.json", b"one")
     assert "demo-1.json" in team.repository().targets()
 
@@ -99,14 +99,14 @@ def test_another_release_joins_the_one_that_waits(team):
     for name in ("demo-1.json", "demo-2.json"):
         with pytest.raises(StagedError):
             team.repository().add_target(name, name.encode())
-    team.repository("targets-1").sign()
+    team.repository("targets-1").ceremony.sign()
     assert {"demo-1.json", "demo-2.json"} <= team.repository().targets().keys()
 
 
 def test_a_new_root_needs_the_old_threshold_and_the_new(team, device):
     assert (
         team.repository()
-        .rotate(Rotation(role="root", add=NewKey(name="dora"), remove=["root-3"]))
+        .ceremony.rotate(Rotation(role="root", add=NewKey(name="dora"), remove=["root-3"]))
         .waiting
     )
     assert team.repository().root_version == 1
@@ -116,7 +116,7 @@ def test_a_new_root_needs_the_old_threshold_and_the_new(team, device):
     assert "1 of 2 signatures for version 1 of the root" in outcome.waiting[0]
     team.sign_elsewhere("root-2")
     assert team.repository().root_version == 1
-    assert team.repository().sign().in_force[0] == "2.root.json"
+    assert team.repository().ceremony.sign().in_force[0] == "2.root.json"
     assert [key.name for key in roles(team.repository())["root"].keys] == [
         "root-1",
         "root-2",
@@ -126,46 +126,49 @@ def test_a_new_root_needs_the_old_threshold_and_the_new(team, device):
 
 
 def test_the_signatures_of_the_new_keys_alone_are_not_enough(team):
-    team.repository().rotate(Rotation(role="root", add=NewKey(name="eve")))
-    team.repository().rotate(Rotation(role="root", add=NewKey(name="eve-2")))
-    outcome = team.repository().sign()
+    team.repository().ceremony.rotate(Rotation(role="root", add=NewKey(name="eve")))
+    team.repository().ceremony.rotate(Rotation(role="root", add=NewKey(name="eve-2")))
+    outcome = team.repository().ceremony.sign()
     assert "0 of 2 signatures for version 1 of the root" in outcome.waiting[0]
     assert team.repository().root_version == 1
 
 
 def test_a_replaced_targets_key_comes_with_targets_signed_by_the_new_one(team, device):
-    team.repository().rotate(
+    team.repository().ceremony.rotate(
         Rotation(role="targets", add=NewKey(name="tina"), remove=["targets-1"])
     )
-    team.repository().rotate(Rotation(role="targets", remove=["targets-2"]))
-    assert [staged.role for staged in team.repository().status().staged] == ["root", "targets"]
+    team.repository().ceremony.rotate(Rotation(role="targets", remove=["targets-2"]))
+    assert [staged.role for staged in team.repository().ceremony.status().staged] == [
+        "root",
+        "targets",
+    ]
     team.sign_elsewhere("root-2")
     team.sign_elsewhere("root-3")
-    assert team.repository().sign().in_force[:2] == ("2.root.json", "2.targets.json")
+    assert team.repository().ceremony.sign().in_force[:2] == ("2.root.json", "2.targets.json")
     device.update(team.repository())
 
 
 def test_a_release_goes_on_while_a_change_of_root_waits(team, device):
-    team.repository().rotate(
+    team.repository().ceremony.rotate(
         Rotation(role="targets", add=NewKey(name="tina"), remove=["targets-1"])
     )
     team.repository("targets-2").add_target("demo-1.json", b"one")
     assert device.target(team.repository(), "demo-1.json") == b"one"
-    assert [staged.role for staged in team.repository().status().staged] == ["root"]
+    assert [staged.role for staged in team.repository().ceremony.status().staged] == ["root"]
     team.sign_elsewhere("root-1")
     team.sign_elsewhere("root-2")
-    assert team.repository().sign().in_force[0] == "2.root.json"
+    assert team.repository().ceremony.sign().in_force[0] == "2.root.json"
     assert device.target(team.repository(), "demo-1.json") == b"one"
 
 
 def test_a_signature_by_a_stranger_does_not_count(team, tmp_path):
     stranger = Team(tmp_path / "stranger", KeyPlan(root_keys=3, root_threshold=2))
-    team.repository().rotate(Rotation(role="root", add=NewKey(name="dora")))
+    team.repository().ceremony.rotate(Rotation(role="root", add=NewKey(name="dora")))
     for person in ("root-1", "root-2"):
         pem = tmp_path / "stranger" / "people" / person / f"{person}.pem"
         shutil.copy(pem, tmp_path / "people" / person / f"{person}.pem")
     with pytest.raises(RepositoryError, match=r"root-1\.pem holds another key than the root key"):
-        team.repository("root-1").sign()
+        team.repository("root-1").ceremony.sign()
     assert stranger.repository().root_version == team.repository().root_version == 1
 
 
@@ -174,19 +177,19 @@ def test_what_was_staged_for_another_state_is_refused(team, tmp_path):
         team.repository().add_target("demo-1.json", b"one")
     staged = team.host / "metadata" / "staged" / "targets.json"
     old = staged.read_bytes()
-    team.repository("targets-1").sign()
+    team.repository("targets-1").ceremony.sign()
     team.repository("targets-1").add_target("demo-2.json", b"two")
     staged.write_bytes(old)
     with pytest.raises(RepositoryError, match=r"is version 2, and version 3 is in force.* anew"):
-        team.repository().sign()
+        team.repository().ceremony.sign()
     staged.unlink()
-    team.repository().status()
+    team.repository().ceremony.status()
 
 
 def test_a_host_without_the_keys_says_so_before_any_work(team):
     with pytest.raises(MissingKeyError, match=r"cannot be signed here: .*targets-1, targets-2"):
-        team.repository().check_can_release()
-    team.repository("targets-2").check_can_release()
+        team.repository().ceremony.check_can_release()
+    team.repository("targets-2").ceremony.check_can_release()
 
 
 def test_offline_keys_are_made_in_another_folder(tmp_path):
@@ -195,8 +198,8 @@ def test_offline_keys_are_made_in_another_folder(tmp_path):
     sources = KeySources(folder=stick)
     repository = Repository.init(tmp_path / "repo", plan=KeyPlan(root_keys=2), sources=sources)
     assert {path.name for path in stick.iterdir()} == {"root-1.pem", "root-2.pem", "targets.pem"}
-    repository.rotate(Rotation(role="root", add=NewKey(name="dora")))
-    repository.rotate(Rotation(role="snapshot"))
+    repository.ceremony.rotate(Rotation(role="root", add=NewKey(name="dora")))
+    repository.ceremony.rotate(Rotation(role="snapshot"))
     assert (stick / "dora.pem").is_file()
     assert (tmp_path / "repo" / "keys" / "snapshot-2.pem").is_file()
     with pytest.raises(CallerError, match="there is a key 'targets' already"):

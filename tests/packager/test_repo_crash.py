@@ -43,7 +43,7 @@ def test_a_change_that_was_decided_is_finished_by_whoever_comes_next(tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr(redo, "finish", lambda path: die(path) if (path / "redo").exists() else None)
         with pytest.raises(KilledError):
-            repository.rotate(Rotation(role="timestamp"))
+            repository.ceremony.rotate(Rotation(role="timestamp"))
     assert (tmp_path / "repo/metadata/redo").is_dir()
     again = Repository.open(tmp_path / "repo")
     assert again.root_version == 2
@@ -68,7 +68,7 @@ def test_writers_at_the_same_time_take_turns(tmp_path):
     for thread in threads:
         thread.start()
     for _ in range(3):
-        Repository.open(path).rotate(Rotation(role="timestamp"))
+        Repository.open(path).ceremony.rotate(Rotation(role="timestamp"))
     for thread in threads:
         thread.join()
     assert len(repository.targets()) == 3 * 5 + 1
@@ -79,12 +79,12 @@ def test_counters_skip_ahead_of_what_an_old_backup_has_forgotten(tmp_path):
     repository = Repository.init(tmp_path / "repo")
     repository.add_target("demo-1.json", b"one")
     for _ in range(3):
-        repository.new_assignment("dev-1", "demo-1.json")
-    assert repository.status().counter == 3
-    assert repository.skip_counters(1000) == 1003
-    assert repository.new_assignment("dev-1", "demo-1.json").counter == 1004
-    assert repository.new_assignment("never-seen", "demo-1.json").counter == 1004
-    assert repository.new_assignment("dev-1", "demo-1.json").counter == 1005
-    assert repository.skip_counters(10) == 1015
+        repository.orders.new_assignment("dev-1", "demo-1.json")
+    assert repository.ceremony.status().counter == 3
+    assert repository.ceremony.skip_counters(1000) == 1003
+    assert repository.orders.new_assignment("dev-1", "demo-1.json").counter == 1004
+    assert repository.orders.new_assignment("never-seen", "demo-1.json").counter == 1004
+    assert repository.orders.new_assignment("dev-1", "demo-1.json").counter == 1005
+    assert repository.ceremony.skip_counters(10) == 1015
     with pytest.raises(CallerError, match="counters only rise: 0 is not above zero"):
-        repository.skip_counters(0)
+        repository.ceremony.skip_counters(0)

@@ -50,7 +50,7 @@ def test_devices_follow_a_rotated_key_again_and_again(role, repository, new_devi
     awake.update(repository)
     asleep.update(repository)
     for number in (2, 3, 4):
-        outcome = repository.rotate(Rotation(role=role))
+        outcome = repository.ceremony.rotate(Rotation(role=role))
         assert outcome.in_force[0] == f"{number}.root.json"
         assert outcome.waiting == ()
         repository.add_target(f"demo-{number}.json", b"more")
@@ -64,7 +64,7 @@ def test_every_role_rotates_one_after_the_other(repository, new_device):
     asleep = new_device()
     asleep.update(repository)
     for role in (*TUF_ROLES, "assignment"):
-        repository.rotate(Rotation(role=role))
+        repository.ceremony.rotate(Rotation(role=role))
     assert asleep.target(repository, "demo-1.json") == b"one"
 
 
@@ -84,7 +84,7 @@ def test_an_old_timestamp_key_is_refused_once_a_device_knows_of_it(
     stolen = signer_of(tmp_path / "repo", "timestamp")
     device = new_device()
     device.update(forged_timestamp(repository, stolen))
-    repository.rotate(Rotation(role="timestamp"))
+    repository.ceremony.rotate(Rotation(role="timestamp"))
     with pytest.raises(TrustError, match="timestamp was signed by 0/1 keys"):
         device.update(forged_timestamp(repository, stolen))
     device.update(repository)
@@ -92,7 +92,7 @@ def test_an_old_timestamp_key_is_refused_once_a_device_knows_of_it(
 
 def test_an_old_root_key_signs_no_further_root(repository, new_device, tmp_path):
     stolen = signer_of(tmp_path / "repo", "root")
-    repository.rotate(Rotation(role="root"))
+    repository.ceremony.rotate(Rotation(role="root"))
     device = new_device()
     device.update(repository)
     published = PublishedDocuments(repository)
@@ -125,8 +125,8 @@ def test_devices_recover_from_versions_that_a_thief_drove_up(repository, new_dev
         device.update(published)
     with pytest.raises(TrustError, match="version"):
         device.update(repository)
-    repository.rotate(Rotation(role="timestamp"))
-    repository.rotate(Rotation(role="snapshot"))
+    repository.ceremony.rotate(Rotation(role="timestamp"))
+    repository.ceremony.rotate(Rotation(role="snapshot"))
     device.update(repository)
     repository.add_target("demo-2.json", b"two")
     assert device.target(repository, "demo-2.json") == b"two"
@@ -143,7 +143,7 @@ def test_devices_recover_from_a_backup_that_was_older_than_they(repository, new_
     with pytest.raises(TrustError, match="version"):
         device.update(repository)
     for role in ("timestamp", "snapshot"):
-        repository.rotate(Rotation(role=role))
+        repository.ceremony.rotate(Rotation(role=role))
     assert device.target(repository, "demo-1.json") == b"one"
     repository.add_target("demo-2.json", b"another")
     assert device.target(repository, "demo-2.json") == b"another"
@@ -154,17 +154,19 @@ def now() -> datetime:
 
 
 def assign(repository: Repository) -> bytes:
-    return repository.sign_assignment(repository.new_assignment("dev-1", "demo-1.json"))
+    return repository.orders.sign_assignment(
+        repository.orders.new_assignment("dev-1", "demo-1.json")
+    )
 
 
 def test_an_assignment_key_changes_with_a_time_of_grace(repository, new_device, tmp_path):
     before = assign(repository)
-    repository.rotate(Rotation(role="assignment"))
+    repository.ceremony.rotate(Rotation(role="assignment"))
     device = new_device()
     assert device.accepts(repository, before, device="dev-1", now=now())
     (tmp_path / "repo" / "keys" / "assignment.pem").unlink()
     assert device.accepts(repository, assign(repository), device="dev-1", now=now())
-    repository.rotate(Rotation(role="assignment", remove=["assignment"]))
+    repository.ceremony.rotate(Rotation(role="assignment", remove=["assignment"]))
     with pytest.raises(TrustError, match="no good signature"):
         device.accepts(repository, before, device="dev-1", now=now())
     assert device.accepts(repository, assign(repository), device="dev-1", now=now())
@@ -172,17 +174,17 @@ def test_an_assignment_key_changes_with_a_time_of_grace(repository, new_device, 
 
 def test_a_revoked_assignment_key_is_void_at_once(repository, new_device):
     before = assign(repository)
-    repository.rotate(Rotation(role="assignment", revoke=True))
+    repository.ceremony.rotate(Rotation(role="assignment", revoke=True))
     with pytest.raises(TrustError, match="no good signature"):
         new_device().accepts(repository, before, device="dev-1", now=now())
     assert new_device().accepts(repository, assign(repository), device="dev-1", now=now())
 
 
 def test_thresholds_change_with_the_keys(repository, new_device):
-    repository.rotate(Rotation(role="root", add=NewKey(name="carol")))
-    repository.rotate(Rotation(role="root", add=NewKey(name="dave"), threshold=2))
-    repository.rotate(Rotation(role="root", remove=["root"]))
-    root = repository.status().roles[0]
+    repository.ceremony.rotate(Rotation(role="root", add=NewKey(name="carol")))
+    repository.ceremony.rotate(Rotation(role="root", add=NewKey(name="dave"), threshold=2))
+    repository.ceremony.rotate(Rotation(role="root", remove=["root"]))
+    root = repository.ceremony.status().roles[0]
     assert ([key.name for key in root.keys], root.threshold) == (["carol", "dave"], 2)
     new_device().update(repository)
 
@@ -205,19 +207,19 @@ def test_thresholds_change_with_the_keys(repository, new_device):
 def test_a_change_that_cannot_be_is_refused(rotation, message, repository, tmp_path):
     before = sorted((tmp_path / "repo").rglob("*"))
     with pytest.raises(CallerError, match=message):
-        repository.rotate(rotation)
+        repository.ceremony.rotate(rotation)
     assert sorted((tmp_path / "repo").rglob("*")) == before
 
 
 def test_which_of_several_keys_is_replaced_must_be_said(repository):
-    repository.rotate(Rotation(role="root", add=NewKey()))
+    repository.ceremony.rotate(Rotation(role="root", add=NewKey()))
     with pytest.raises(CallerError, match=r"several keys: say which .* of root, root-2"):
-        repository.rotate(Rotation(role="root"))
+        repository.ceremony.rotate(Rotation(role="root"))
 
 
 @pytest.mark.parametrize("role", ["root", "targets"])
 def test_offline_metadata_gets_a_fresh_expiry(role, repository, new_device):
-    version = {r.role: r.version for r in repository.status().roles}[role]
-    repository.renew(role)
-    assert {r.role: r.version for r in repository.status().roles}[role] == version + 1
+    version = {r.role: r.version for r in repository.ceremony.status().roles}[role]
+    repository.ceremony.renew(role)
+    assert {r.role: r.version for r in repository.ceremony.status().roles}[role] == version + 1
     new_device().update(repository)

@@ -232,7 +232,7 @@ def test_refreshing_needs_neither_the_root_nor_the_targets_key(repository, tmp_p
     for role in ("root", "targets"):
         (tmp_path / "repo" / "keys" / f"{role}.pem").unlink()
     repository.refresh_timestamp()
-    repository.sign_assignment(repository_assignment())
+    repository.orders.sign_assignment(repository_assignment())
     with pytest.raises(RepositoryError, match=r"targets\.pem is missing: signing as 'targets'"):
         repository.add_target("demo-1.json", b"one")
 
@@ -248,7 +248,9 @@ def repository_assignment():
 
 
 def test_an_assignment_is_signed_by_a_listed_key(repository):
-    signed = codec.decode(repository.sign_assignment(repository_assignment()), Signed, what="it")
+    signed = codec.decode(
+        repository.orders.sign_assignment(repository_assignment()), Signed, what="it"
+    )
     allowed = codec.decode(repository.target(ASSIGNMENT_KEYS_TARGET), AssignmentKeys, what="keys")
     (signature,) = signed.signatures
     key = Ed25519PublicKey.from_public_bytes(allowed.keys[signature.keyid])
@@ -269,7 +271,9 @@ def test_the_agent_believes_assignment_and_manifest(repository, clock, tmp_path)
                 raise DocumentMissingError(name) from error
 
     repository.add_target("demo-1.json", b"one")
-    message = repository.sign_assignment(repository.new_assignment("dev-1", "demo-1.json"))
+    message = repository.orders.sign_assignment(
+        repository.orders.new_assignment("dev-1", "demo-1.json")
+    )
     trust = TrustStore(tmp_path / "device", repository.root)
     assert trust.target(BySha256(), "demo-1.json") == b"one"
     assignment = believe(trust, BySha256(), message, device="dev-1", now=clock.now)
@@ -280,14 +284,14 @@ def test_counters_rise_by_device_and_survive(repository, tmp_path):
     repository.add_target("demo-1.json", b"one")
     for counter in (1, 2, 3):
         again = Repository.open(tmp_path / "repo")
-        assert again.new_assignment("dev-1", "demo-1.json").counter == counter
-    assert repository.new_assignment("dev-2", "demo-1.json").counter == 1
+        assert again.orders.new_assignment("dev-1", "demo-1.json").counter == counter
+    assert repository.orders.new_assignment("dev-2", "demo-1.json").counter == 1
 
 
 def test_an_assignment_says_when_it_ends(repository, clock):
     clock.now = datetime(2026, 11, 22, 10, tzinfo=timezone.utc)
     repository.add_target("demo-1.json", b"one")
-    assignment = repository.new_assignment("dev-1", "demo-1.json", trial="t7")
+    assignment = repository.orders.new_assignment("dev-1", "demo-1.json", trial="t7")
     assert assignment.issued == "2026-11-22T10:00:00Z"
     assert assignment.expires == "2026-12-22T10:00:00Z"
     assert assignment.trial == "t7"
@@ -295,10 +299,10 @@ def test_an_assignment_says_when_it_ends(repository, clock):
 
 def test_only_released_packages_are_assigned(repository):
     with pytest.raises(CallerError, match=r"'demo-1\.json' is not released here; .* none$"):
-        repository.new_assignment("dev-1", "demo-1.json")
+        repository.orders.new_assignment("dev-1", "demo-1.json")
     repository.add_target("demo-1.json", b"one")
     with pytest.raises(CallerError, match=r"'demo-2\.json' is .*; released are: demo-1\.json$"):
-        repository.new_assignment("dev-1", "demo-2.json")
+        repository.orders.new_assignment("dev-1", "demo-2.json")
 
 
 def test_init_refuses_a_directory_in_use(repository, tmp_path):
@@ -376,4 +380,4 @@ def test_broken_counters_are_the_repositorys_fault(repository, tmp_path):
     repository.add_target("demo-1.json", b"one")
     (tmp_path / "repo" / "counters.sqlite").write_bytes(b"no database " * 100)
     with pytest.raises(RepositoryError, match=r"counters\.sqlite cannot keep counters"):
-        repository.new_assignment("dev-1", "demo-1.json")
+        repository.orders.new_assignment("dev-1", "demo-1.json")

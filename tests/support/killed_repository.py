@@ -28,18 +28,20 @@ _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "open"}
 
 ACTIONS: dict[str, Callable[[Repository], object]] = {
     "release": lambda repository: repository.add_target("demo-2.json", b"two"),
-    "rotate root": lambda repository: repository.rotate(Rotation(role="root", threshold=1)),
-    "rotate targets": lambda repository: repository.rotate(
+    "rotate root": lambda repository: repository.ceremony.rotate(
+        Rotation(role="root", threshold=1)
+    ),
+    "rotate targets": lambda repository: repository.ceremony.rotate(
         Rotation(role="targets", add=NewKey(name="tina"), remove=["targets"])
     ),
-    "rotate timestamp": lambda repository: repository.rotate(
+    "rotate timestamp": lambda repository: repository.ceremony.rotate(
         Rotation(role="timestamp", add=NewKey(name="tim"), remove=["timestamp"])
     ),
-    "rotate assignment": lambda repository: repository.rotate(
+    "rotate assignment": lambda repository: repository.ceremony.rotate(
         Rotation(role="assignment", add=NewKey(name="anna"), revoke=True)
     ),
     "refresh": lambda repository: repository.refresh_timestamp(),
-    "sign": lambda repository: repository.sign(),
+    "sign": lambda repository: repository.ceremony.sign(),
 }
 
 
@@ -78,7 +80,7 @@ def prepare(path: Path, action: str) -> None:
         away = path / "away.pem"
         key = path / "repo" / "keys" / "timestamp.pem"
         key.rename(away)
-        repository.renew("root")
+        repository.ceremony.renew("root")
         away.rename(key)
 
 
@@ -117,21 +119,21 @@ def run_and_die(path: Path, action: Callable[[Repository], object], operation: i
 def check(path: Path, action: Callable[[Repository], object]) -> None:
     """Both devices take what is there; the action can be done again; no litter stays."""
     repository = Repository.open(path / "repo", sources=sources())
-    repository.status()
+    repository.ceremony.status()
     for device in (path / "device", path / "new"):
         assert Device(device, repository.root).target(repository, "demo-1.json") == b"one"
     try:
         action(repository)
     except CallerError:
         # It was killed when it was as good as done: a key of that name is there already.
-        repository.sign()
+        repository.ceremony.sign()
     for device in (path / "device", path / "new", path / "newer"):
         assert Device(device, repository.root).target(repository, "demo-1.json") == b"one"
     repository.add_target("demo-3.json", b"three")
-    repository.sign_message(b"payload", b"context")
+    repository.orders.sign_message(b"payload", b"context")
     litter = [p for p in path.rglob("*") if p.name.startswith(".") or p.name == "redo"]
     assert not litter, litter
-    assert not repository.status().staged
+    assert not repository.ceremony.status().staged
 
 
 if __name__ == "__main__":

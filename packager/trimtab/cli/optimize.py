@@ -80,7 +80,7 @@ def command(
 
     opened = Opened.open(workspace, sources=key_sources(keys, passphrase_file))
     # Now, while somebody is there: the first release comes after minutes or hours of work.
-    opened.repository().check_can_release()
+    opened.repository().ceremony.check_can_release()
     check_writable(output)
     chosen = detect_profile() if profile is None else load_profile(profile)
     job = Task(

@@ -79,8 +79,8 @@ def sign(
     Example: trimtab repo sign -w /media/usb/plant-7 --keys /secure
     """
     opened = _open(workspace, keys, passphrase_file)
-    staged = opened.status().staged
-    outcome = opened.sign()
+    staged = opened.ceremony.status().staged
+    outcome = opened.ceremony.sign()
     if not staged and not json:
         typer.echo("nothing is staged")
         return
@@ -132,7 +132,7 @@ def rotate(
         threshold=threshold,
         revoke=revoke,
     )
-    _print(opened.rotate(rotation), json=json)
+    _print(opened.ceremony.rotate(rotation), json=json)
 
 
 def refresh(
@@ -152,7 +152,7 @@ def refresh(
     if role is Refreshed.timestamp:
         _print(opened.refresh_timestamp(), json=json)
     else:
-        _print(opened.renew(role.value), json=json)
+        _print(opened.ceremony.renew(role.value), json=json)
 
 
 def _open(workspace: Path, keys: Path | None, passphrase_file: Path | None) -> Repository:

@@ -24,7 +24,7 @@ def status(workspace: Workspace = DEFAULT_WORKSPACE, keys: Keys = None, json: Js
     """
     from trimtab.workflow.workspace import Workspace as Opened
 
-    found = Opened.open(workspace, sources=key_sources(keys, None)).repository().status()
+    found = Opened.open(workspace, sources=key_sources(keys, None)).repository().ceremony.status()
     if json:
         print_json(found)
         return
@@ -56,7 +56,7 @@ def expire_soon(
     from trimtab.package.metadata import utc_now
     from trimtab.workflow.workspace import Workspace as Opened
 
-    found = Opened.open(workspace).repository().status()
+    found = Opened.open(workspace).repository().ceremony.status()
     now = utc_now()
     soon = found.expiring(now, days)
     dated = [role for role in found.roles if role.expires is not None]
@@ -89,7 +89,7 @@ def skip_counters(
     """
     from trimtab.workflow.workspace import Workspace as Opened
 
-    floor = Opened.open(workspace).repository().skip_counters(by)
+    floor = Opened.open(workspace).repository().ceremony.skip_counters(by)
     if json:
         print_json({"counter": floor})
     else:

@@ -53,8 +53,8 @@ class Console:
             RepositoryError: The repository lacks the assignment key.
             BrokerError: There is no connection.
         """
-        command = self._repository.new_command(device, action, lines=lines)
-        message = self._repository.sign_command(command)
+        command = self._repository.orders.new_command(device, action, lines=lines)
+        message = self._repository.orders.sign_command(command)
         key = device, command.counter
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:

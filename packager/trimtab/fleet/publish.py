@@ -236,12 +236,12 @@ def sign_assignment(
     """
     terms = terms or Terms()
     assignment = msgspec.structs.replace(
-        repository.new_assignment(device, target, trial=trial),
+        repository.orders.new_assignment(device, target, trial=trial),
         gates=terms.gates,
         probation_s=terms.probation_s,
         group=terms.group,
     )
-    message = repository.sign_assignment(assignment)
+    message = repository.orders.sign_assignment(assignment)
     shelf.assign(assignment, message)
     return assignment, message
 

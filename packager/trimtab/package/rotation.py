@@ -74,15 +74,6 @@ class Rotator:
             )
         return self._rotate_tuf(rotation)
 
-    def assignment_keys(self, listed_sha256: str) -> dict[str, bytes]:
-        """Returns the raw public keys in a list of assignment keys, by key id.
-
-        Raises:
-            RepositoryError: Its file is missing or has other bytes.
-        """
-        data = self._targets.read(ASSIGNMENT_KEYS_TARGET, listed_sha256)
-        return codec.decode(data, AssignmentKeys, what=ASSIGNMENT_KEYS_TARGET).keys
-
     def _rotate_tuf(self, rotation: Rotation) -> Outcome:
         state = self._changes.state()
         root = (state.staged_root or state.root).signed
@@ -110,7 +101,8 @@ class Rotator:
             raise CallerError("the assignment role has no threshold: one key's signature is enough")
         state = self._changes.state()
         targets = (state.staged_targets or state.targets).signed.targets
-        listed = self.assignment_keys(targets[ASSIGNMENT_KEYS_TARGET].hashes["sha256"])
+        sha256 = targets[ASSIGNMENT_KEYS_TARGET].hashes["sha256"]
+        listed = self._targets.read_assignment_keys(sha256)
         leaving = {self._find(ASSIGNMENT, name, listed) for name in rotation.remove}
         joins = rotation.add
         if joins is None and not leaving:

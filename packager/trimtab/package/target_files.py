@@ -9,8 +9,9 @@ from tuf.api.metadata import TargetFile
 
 from trimtab.errors import RepositoryError
 from trimtab.package.files import write_atomically
-from trimtab_agent.contract import chunks
-from trimtab_agent.errors import CallerError
+from trimtab_agent.contract import chunks, codec
+from trimtab_agent.contract.messages import ASSIGNMENT_KEYS_TARGET, AssignmentKeys
+from trimtab_agent.errors import CallerError, FormatError
 
 
 class TargetFiles:
@@ -49,6 +50,18 @@ class TargetFiles:
         if chunks.sha256_hex(data) != sha256:
             raise RepositoryError(f"{path} has other bytes than were signed: restore it")
         return data
+
+    def read_assignment_keys(self, sha256: str) -> dict[str, bytes]:
+        """Returns the raw public keys in a list of assignment keys, by key id.
+
+        Raises:
+            RepositoryError: Its file is missing, has other bytes, or is no such list.
+        """
+        data = self.read(ASSIGNMENT_KEYS_TARGET, sha256)
+        try:
+            return codec.decode(data, AssignmentKeys, what=ASSIGNMENT_KEYS_TARGET).keys
+        except FormatError as error:
+            raise RepositoryError(f"{error}; restore it from a backup") from error
 
     def _path(self, name: str, sha256: str) -> Path:
         return self._directory / f"{sha256}.{name}"
