@@ -10,7 +10,7 @@ import pytest
 
 from support.models import write_golden, write_model
 from support.sysfs import INA226, write_tree
-from trimtab_agent.bench import Plan, Subject, alternate, compare, rounds, turns
+from trimtab_agent.bench import NORMAL, QUICK, Plan, Subject, alternate, compare, rounds, turns
 from trimtab_agent.bench.player import Player
 from trimtab_agent.bench.protocol import TurnTimes
 from trimtab_agent.contract.manifest import RuntimeSpec
@@ -72,6 +72,13 @@ def test_a_load_that_never_ends_ends_in_using_the_medians_of_every_pair():
 def test_a_slow_model_ends_with_as_many_pairs_as_an_interval_needs():
     taken, _ = take_rounds(Plan(pairs=20, duration_s=0.0, limit_s=0.0), [])
     assert len(taken) == 6
+
+
+@pytest.mark.parametrize("plan", [QUICK, NORMAL])
+def test_both_versions_together_fill_no_more_of_a_report_than_one(plan):
+    assert 2 * plan.most_pairs * plan.turn.max_runs <= plan.max_runs
+    assert plan.turn.max_runs >= 59  # what a 95th percentile needs
+    assert plan.turn.min_runs * plan.pairs >= plan.min_runs
 
 
 def test_a_throttled_pair_is_disturbed():

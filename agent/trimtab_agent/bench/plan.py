@@ -64,11 +64,16 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
         return max(self.limit_s, self.duration_s)
 
     @property
+    def most_pairs(self) -> int:
+        """Pairs of turns at most: those that were disturbed are made up for, not for ever."""
+        return self.pairs + self.pairs // 2
+
+    @property
     def turn(self) -> Plan:
         """The plan of one turn of a comparison: a share of this one, with a short warm-up.
 
         The warm-up of a turn brings the caches back that the other version has taken. Half as
-        many runs are kept: a report carries those of both versions.
+        many runs are kept: a report carries those of both versions, of every turn.
         """
         return msgspec.structs.replace(
             self,
@@ -76,7 +81,7 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
             warmup_s=self.duration_s * _TURN_SHARE**2,
             duration_s=self.duration_s * _TURN_SHARE,
             min_runs=math.ceil(self.min_runs / self.pairs),
-            max_runs=max(1, self.max_runs // self.pairs // 2),
+            max_runs=max(1, self.max_runs // self.most_pairs // 2),
             limit_s=self.limit_s / self.pairs,
             idle_s=self.idle_s / self.energy_pairs,
             energy_s=self.energy_s / self.energy_pairs,

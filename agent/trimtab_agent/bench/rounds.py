@@ -17,8 +17,6 @@ from trimtab_agent.bench.side import Side
 from trimtab_agent.contract.measurement import Energy
 
 _DISTURBED_SHARE = 0.1
-# Pairs that were disturbed are made up for, but not for ever.
-_MOST_PAIRS = 1.5
 # All latency turns together may take so many times what one version's latency pass may take.
 _MOST_TIME = 3
 
@@ -66,7 +64,7 @@ def latency_rounds(new: Side, running: Side, plan: Plan) -> list[Round]:
         rounds.append(Round(new=turns[new], running=turns[running], throttled=throttled))
         calm = sum(not entry.disturbed for entry in rounds)
         late = time.monotonic() > deadline and len(rounds) >= MIN_PAIRS
-        if calm >= plan.pairs or len(rounds) >= _MOST_PAIRS * plan.pairs or late:
+        if calm >= plan.pairs or len(rounds) >= plan.most_pairs or late:
             break
     return rounds
 
