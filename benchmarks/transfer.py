@@ -36,7 +36,7 @@ from pathlib import Path
 
 import msgspec
 
-from trimtab_agent.chunk_cache import ChunkCache
+from trimtab_agent.chunk_cache import ChunkCache, scan
 from trimtab_agent.contract import layout, topics
 from trimtab_agent.contract.chunks import DEFAULT_CHUNK_BYTES
 from trimtab_agent.contract.manifest import Chunk
@@ -373,7 +373,7 @@ def client_killed(folder: Path, size: int) -> None:
             first = start_device(broker, content, cache)
             first.go()
             kill_after = (number + 1) * len(content.chunks) // 7
-            wait_for_chunks(cache, kill_after)
+            wait_for_chunks(cache, kill_after, first)
             first.process.kill()
             first.process.wait()
             there = count(cache)
@@ -400,13 +400,13 @@ def broker_killed(folder: Path, size: int, *, wiped: bool) -> None:
                 broker.save()
                 device = start_device(broker, content, cache)
                 device.go()
-                wait_for_chunks(cache, (number + 1) * len(content.chunks) // 5)
+                wait_for_chunks(cache, (number + 1) * len(content.chunks) // 5, device)
                 broker.kill()
                 if wiped:
                     broker.wipe()
                 there, start = count(cache), time.perf_counter()
                 broker.start()
-                wait_for_chunks(cache, there + 20)
+                wait_for_chunks(cache, there + 20, device)
                 moving_s = time.perf_counter() - start
                 result = device.result()
                 print(
@@ -459,11 +459,13 @@ def curl(url: str, path: Path) -> dict[str, float] | None:
 
 
 def count(cache: Path) -> int:
-    return sum(path.stat().st_size // DEFAULT_CHUNK_BYTES for path in cache.glob("*.pack"))
+    return sum(1 for pack in cache.glob("*.pack") for _ in scan(pack))
 
 
-def wait_for_chunks(cache: Path, number: int) -> None:
+def wait_for_chunks(cache: Path, number: int, device: Process) -> None:
     while count(cache) < number:
+        if device.process.poll() is not None:
+            raise SystemExit("the device ended early")
         time.sleep(0.002)
 
 
