@@ -9,6 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from trimtab_agent.contract import codec
+from trimtab_agent.contract.measurement import Measurement
 from trimtab_agent.contract.messages import Report
 from trimtab_agent.errors import BrokerError
 from trimtab_agent.state import Memory
@@ -37,9 +38,19 @@ def fit_report(report: bytes, limit_bytes: int | None) -> bytes:
     if value.measurement is None:
         return report
     _log.warning("report %s is too large for the broker: its raw latencies are left out", value.id)
-    latency = msgspec.structs.replace(value.measurement.latency, raw_us=b"")
-    measurement = msgspec.structs.replace(value.measurement, latency=latency)
-    return codec.encode(msgspec.structs.replace(value, measurement=measurement))
+    comparison = value.comparison
+    if comparison is not None:
+        running = _without_raw(comparison.running)
+        comparison = msgspec.structs.replace(comparison, running=running)
+    measurement = _without_raw(value.measurement)
+    return codec.encode(
+        msgspec.structs.replace(value, measurement=measurement, comparison=comparison)
+    )
+
+
+def _without_raw(measurement: Measurement) -> Measurement:
+    latency = msgspec.structs.replace(measurement.latency, raw_us=b"")
+    return msgspec.structs.replace(measurement, latency=latency)
 
 
 class Outbox:

@@ -25,6 +25,7 @@ class AgentState(msgspec.Struct, kw_only=True, frozen=True):
         counter: Of the last assignment that was accepted, or None.
         updating: TUF target name of the package whose update is under way, or None.
         step: The state that update has reached, or None.
+        paused: Whether nothing new is begun, by a command of the host.
         outbox: Reports that the host has not acknowledged.
     """
 
@@ -35,6 +36,7 @@ class AgentState(msgspec.Struct, kw_only=True, frozen=True):
     counter: int | None
     updating: str | None
     step: str | None
+    paused: bool
     outbox: int
 
 

@@ -189,15 +189,16 @@ def read_state(config: Config) -> AgentState:
     """Returns what is active and what is under way; the agent may be running.
 
     Raises:
-        FormatError: A manifest on the disk is damaged.
+        DamagedError: A manifest on the disk, or the database, is damaged.
         StorageError: The disk refuses.
     """
     current = read_version(_packages(config) / "current")
     previous = read_version(_packages(config) / "previous")
-    pending, counter, waiting = None, None, 0
+    pending, counter, waiting, paused = None, None, 0, False
     if _database(config).exists():
         with Memory(_database(config)) as memory:
             pending, counter, waiting = memory.pending, memory.counter, len(memory.outbox)
+            paused = memory.paused
     there = previous if previous and current and previous.sha256 != current.sha256 else None
     return AgentState(
         device=config.device,
@@ -207,6 +208,7 @@ def read_state(config: Config) -> AgentState:
         counter=counter,
         updating=pending.assignment.target if pending else None,
         step=pending.step if pending else None,
+        paused=paused,
         outbox=waiting,
     )
 

@@ -107,7 +107,7 @@ class Work:
         """Lets a version run, if the gates and the device's own hook do."""
         if found.switching:
             return found
-        check_gates(version.manifest.target_name, found.gates)
+        check_gates(found.gates)
         self._hooks.run("before_switch", version)
         current = self._store.current
         is_new = current is None or current.sha256 != version.sha256
@@ -124,7 +124,7 @@ def _compares(version: Version, running: Version, gates: Gates) -> bool:
     )
 
 
-def check_gates(target: str, results: tuple[GateResult, ...]) -> None:
+def check_gates(results: tuple[GateResult, ...]) -> None:
     """Checks that every limit is kept.
 
     Raises:
@@ -132,9 +132,8 @@ def check_gates(target: str, results: tuple[GateResult, ...]) -> None:
     """
     missed = [result for result in results if result.verdict == "missed"]
     if missed:
-        said = "; ".join(map(_say, missed))
         first = missed[0]
-        raise GateError(f"{target}: {said}", gate=first.gate, against=first.against)
+        raise GateError("; ".join(map(_say, missed)), gate=first.gate, against=first.against)
 
 
 def _say(result: GateResult) -> str:

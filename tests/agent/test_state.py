@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from support.measurements import a_comparison
 from support.updates import INVENTORY, MEASUREMENT
 from trimtab_agent.contract import codec
 from trimtab_agent.contract.messages import Assignment, Report, Transfer
@@ -258,10 +259,12 @@ def test_without_a_connection_nothing_is_lost_and_nothing_spins(outbox, host):
 def test_a_report_too_large_for_the_broker_leaves_its_raw_latencies_out():
     latency = msgspec.structs.replace(MEASUREMENT.latency, raw_us=bytes(10_000))
     measured = msgspec.structs.replace(MEASUREMENT, latency=latency)
-    data = codec.encode(msgspec.structs.replace(REPORT, measurement=measured))
+    compared = msgspec.structs.replace(a_comparison(), running=measured)
+    data = codec.encode(msgspec.structs.replace(REPORT, measurement=measured, comparison=compared))
     assert fit_report(data, None) == fit_report(data, len(data)) == data
     small = codec.decode(fit_report(data, len(data) - 1), Report, what="report")
-    assert small.measurement.latency == msgspec.structs.replace(latency, raw_us=b"")
+    for kept in (small.measurement, small.comparison.running):
+        assert kept.latency == msgspec.structs.replace(latency, raw_us=b"")
     refused = codec.encode(REPORT)
     assert fit_report(refused, 10) == refused
 
