@@ -26,6 +26,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from support.crash_checks import BrokenDeviceError, Disk, check_disk, check_settled
 from support.crash_world import STORY, Release, World, live, make_world
 
@@ -55,6 +57,7 @@ class Tally:
         killed_in: Kills by the state that the database held.
         left: Deaths by what was active after them: `none`, `old` or `new`.
         given_up: Updates refused because the device went down too often in one state.
+        victims: Kills by what was killed.
     """
 
     seed: int
@@ -65,6 +68,7 @@ class Tally:
     given_up: int = 0
     killed_in: Counter[str] = field(default_factory=Counter)
     left: Counter[str] = field(default_factory=Counter)
+    victims: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
 
@@ -103,6 +107,36 @@ def kill_group(child: int) -> bool:
     return False
 
 
+def kill_agent(life: int) -> bool:
+    """Kills the agent and leaves its children to themselves."""
+    ended, _ = os.waitpid(life, os.WNOHANG)
+    if ended:
+        return False
+    os.kill(life, signal.SIGKILL)
+    return os.WIFSIGNALED(os.waitpid(life, 0)[1])
+
+
+def kill_child(life: int) -> bool:
+    """Kills one of the agent's children, the next one if there is none, and lets the agent end."""
+    killed = False
+    while os.waitpid(life, os.WNOHANG)[0] == 0:
+        if not killed:
+            for child in psutil.Process(life).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+                    killed = True
+        time.sleep(0.002)
+    return killed
+
+
+VICTIMS = ("all", "the agent", "a child")
+_KILLS: dict[str, Callable[[int], bool]] = {
+    "all": kill_group,
+    "the agent": kill_agent,
+    "a child": kill_child,
+}
+
+
 class Campaign:
     """One device after the other is taken through the story and killed on the way.
 
@@ -110,9 +144,12 @@ class Campaign:
         world: The story.
         directory: Scratch room on the file system to be tested.
         seed: Decides every moment of a kill.
+        children: Whether lives have the agent's child processes. Then a kill hits all of a life's
+            processes, the agent alone, or one of its children alone.
     """
 
-    def __init__(self, world: World, directory: Path, *, seed: int) -> None:
+    def __init__(self, world: World, directory: Path, *, seed: int, children: bool = False) -> None:
+        self._children = children
         self._world = world
         self._state = directory / "device"
         self._errors = directory / "error.txt"
@@ -174,11 +211,16 @@ class Campaign:
         span_s = KILL_SPAN * self._life_s(release)
         child = self._start(release)
         time.sleep(chance.uniform(0, span_s))
-        died = kill_group(child)
+        victim = chance.choice(VICTIMS) if self._children else "all"
+        died = _KILLS[victim](child)
         self._raise_error()
+        tally.victims[victim] += died
         disk = check_disk(self._state, self._world)
         if disk.torn_chunks:
             raise BrokenDeviceError(f"a kill tore {disk.torn_chunks} chunks")
+        if victim == "a child":
+            tally.ended_before += not died
+            return False  # the agent lives, and ends the update itself
         tally.kills += died
         tally.ended_before += not died
         tally.recovery_kills += died and recovering
@@ -188,7 +230,10 @@ class Campaign:
         return died
 
     def _start(self, release: Release) -> int:
-        return fork_life(lambda: live(self._world, self._state, release.signed), self._errors)
+        def life() -> None:
+            live(self._world, self._state, release.signed, children=self._children)
+
+        return fork_life(life, self._errors)
 
     def _undisturbed(self, release: Release) -> float:
         """Lets a life end by itself, and returns how long it took."""
@@ -244,6 +289,8 @@ def table(tally: Tally) -> str:
         f"kills                   {tally.kills} ({tally.recovery_kills} of them in a recovery)",
         f"came after the end      {tally.ended_before}",
         f"updates given up        {tally.given_up} (killed {ATTEMPTS} times or more)",
+        "killed                  "
+        + ", ".join(f"{k} {n}" for k, n in sorted(tally.victims.items())),
         f"seed, seconds           {tally.seed}, {tally.seconds:.0f}",
         "active after a kill     " + ", ".join(f"{k} {n}" for k, n in sorted(tally.left.items())),
         "killed in state",
@@ -258,7 +305,7 @@ def _resume(out: Path, seed: int) -> Tally:
     if out.exists():
         values = json.loads(out.read_text())
         if values["seed"] == seed:
-            counters = {name: Counter(values[name]) for name in ("killed_in", "left")}
+            counters = {name: Counter(values[name]) for name in ("killed_in", "left", "victims")}
             return Tally(**{**values, **counters})
     return Tally(seed=seed)
 
@@ -269,13 +316,13 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10_000, help="installs to kill (10000)")
     parser.add_argument("--seed", type=int, default=1, help="decides the moments (1)")
     parser.add_argument("--model-bytes", type=int, default=MODEL_BYTES, help="of a model (1 MiB)")
+    parser.add_argument("--children", action="store_true", help="real child processes, also killed")
     parser.add_argument("--out", type=Path, default=Path("kill-installs.json"))
     arguments = parser.parse_args()
     tally = _resume(arguments.out, arguments.seed)
     scratch = Path(tempfile.mkdtemp(prefix="trimtab-kills-"))
-    campaign = Campaign(
-        make_world(scratch, model_bytes=arguments.model_bytes), scratch, seed=arguments.seed
-    )
+    world = make_world(scratch, model_bytes=arguments.model_bytes)
+    campaign = Campaign(world, scratch, seed=arguments.seed, children=arguments.children)
     for _ in devices(campaign, tally, runs=arguments.runs):
         arguments.out.write_text(json.dumps(vars(tally), indent=1))
         sys.stderr.write(f"\r{tally.runs} of {arguments.runs} installs, {tally.kills} kills")

@@ -21,25 +21,31 @@ from typing import Literal
 import numpy as np
 
 from support.updates import INVENTORY, MEASUREMENT
-from trimtab_agent.adapters import PackageSource
+from trimtab_agent.adapters import PackageSource, Trust
+from trimtab_agent.assembly import assemble
 from trimtab_agent.contract import topics
 from trimtab_agent.contract.manifest import Chunk, Manifest, parse_manifest
 from trimtab_agent.contract.measurement import Comparison, Measurement
 from trimtab_agent.contract.messages import GoldenCheck, Inventory, Progress
 from trimtab_agent.durable import sole_user
-from trimtab_agent.errors import GoldenError, HealthError
+from trimtab_agent.errors import GoldenError, HealthError, HelperProcessError, TrimtabError
 from trimtab_agent.fetcher import MqttDocuments
+from trimtab_agent.installer import assemble_in_child
 from trimtab_agent.state import open_memory
 from trimtab_agent.store import Store, Version
 from trimtab_agent.trust import TrustStore
 from trimtab_agent.updater import Updater
+from trimtab_agent.verifier import Verifier
 
 DEVICE = "dev-1"
 PROBATION_S = 0.03
 """A trial that is long enough to be killed in, and short enough for 10,000 of them."""
 
-LONGEST_WAIT_S = 1.0
+IDLE_S = 600.0
 """Longer waits mean that there is nothing to do."""
+
+SLEPT_S = 1.0
+"""Longer waits are skipped by setting the clock forward."""
 
 End = Literal["active", "rolled_back", "refused"]
 
@@ -246,14 +252,23 @@ class StoryHooks:
             raise HealthError("the application does not answer")
 
 
-class RealClock:
-    """The machine's clock."""
+class SkippingClock:
+    """The machine's clock, but for long waits, which pass at once."""
+
+    def __init__(self) -> None:
+        self._skipped_s = 0.0
 
     def now(self) -> datetime:
         return datetime.now(timezone.utc)
 
     def monotonic_s(self) -> float:
-        return time.monotonic()
+        return time.monotonic() + self._skipped_s
+
+    def wait(self, seconds: float) -> None:
+        if seconds <= SLEPT_S:
+            time.sleep(seconds)
+        else:
+            self._skipped_s += seconds
 
 
 def live(
@@ -262,6 +277,7 @@ def live(
     signed: bytes,
     *,
     tell: Callable[[Progress], None] = lambda progress: None,
+    children: bool = False,
 ) -> None:
     """One life: recovers, ends what is under way, takes `signed` if it is new, and ends.
 
@@ -270,36 +286,48 @@ def live(
         state_dir: The device's disk.
         signed: What the broker delivers after the connection.
         tell: Told of each state that is reached.
+        children: Whether to verify and to decode in child processes, as the agent does. What
+            these die of passes.
 
     Raises:
         TrimtabError: Something was in the way, where nothing is.
     """
+    trust: Trust
+    if children:
+        trust = Verifier(state_dir / "trust", world.root)
+    else:
+        trust = TrustStore(state_dir / "trust", world.root)
+    clock = SkippingClock()
     with sole_user(state_dir), open_memory(state_dir / "state.sqlite") as memory:
         updater = Updater(
             memory=memory,
-            store=Store(state_dir / "packages"),
+            store=Store(
+                state_dir / "packages", assemble=assemble_in_child if children else assemble
+            ),
             source=PackageSource(
                 MqttDocuments(Retained(world), timeout_s=5.0),
                 lambda group: {"retained": RetainedChunks(world)},
-                TrustStore(state_dir / "trust", world.root),
+                trust,
                 device=DEVICE,
             ),
             bench=ReadingBench(world),
             hooks=StoryHooks(world),
-            clock=RealClock(),
+            clock=clock,
             notify=tell,
         )
         updater.clean_up()
         updater.offer(signed)
-        _run(updater)
+        _run(updater, clock, passing=(HelperProcessError,) if children else ())
 
 
-def _run(updater: Updater) -> None:
+def _run(
+    updater: Updater, clock: SkippingClock, *, passing: tuple[type[TrimtabError], ...]
+) -> None:
     """Steps until there is nothing left to do."""
     while True:
         step = updater.step()
-        if step.error:
+        if step.error and not isinstance(step.error, passing):
             raise step.error
-        if step.wait_s is None or step.wait_s > LONGEST_WAIT_S:
+        if step.wait_s is None or step.wait_s > IDLE_S:
             return
-        time.sleep(step.wait_s)
+        clock.wait(step.wait_s)
