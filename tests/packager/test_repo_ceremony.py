@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from support.packages import make_package
 from support.repositories import Device
 from trimtab.errors import MissingKeyError, RepositoryError, StagedError
+from trimtab.fleet.publish import publish_package
+from trimtab.fleet.shelf import Shelf
 from trimtab.package.keys import KeySources, NewKey
 from trimtab.package.new_repository import KeyPlan
+from trimtab.package.read import open_package
 from trimtab.package.rotation import Rotation
 from trimtab.package.sign import Repository
 from trimtab_agent.errors import CallerError
@@ -76,7 +80,7 @@ def test_a_release_waits_for_the_offline_machine(team, device):
         ("targets-2",),
         ("targets-1",),
     )
-    assert staged.changes == ("targets: + demo-1.json",)
+    assert staged.changes == ("targets: + demo-1.json (7692c3ad)",)
     assert team.repository().ceremony.status().waiting == ()
     assert "2.targets.json" in team.repository().ceremony.sign().in_force
     assert device.target(team.repository(), "demo-1.json") == b"one"
@@ -217,3 +221,29 @@ def test_offline_keys_are_made_in_another_folder(tmp_path):
 def test_a_threshold_that_cannot_be_met_is_refused(plan, message):
     with pytest.raises(CallerError, match=message):
         KeyPlan(**plan)
+
+
+def test_nothing_is_sent_of_a_package_that_cannot_be_released(team, tmp_path):
+    """The keys come before the megabytes."""
+    package = open_package(make_package(tmp_path))
+    shelf = Shelf(f"sqlite:///{tmp_path / 'reports.sqlite'}")
+    link = SilentLink()
+    with pytest.raises(StagedError, match="staged, not released yet"):
+        publish_package(link, team.repository(), package, shelf=shelf)
+    assert link.sent == []
+    team.repository("targets-1").ceremony.sign()
+    publish_package(link, team.repository(), package, shelf=shelf)
+    assert link.sent
+    shelf.close()
+
+
+class SilentLink:
+    """A connection that takes everything."""
+
+    max_payload_bytes = None
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    def publish(self, topic: str, *_: object, **__: object) -> None:
+        self.sent.append(topic)

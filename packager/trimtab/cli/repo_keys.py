@@ -10,7 +10,7 @@ import typer
 
 from trimtab.cli.keys import Keys, PassphraseFile, key_sources
 from trimtab.cli.options import DEFAULT_WORKSPACE, Json, Workspace
-from trimtab.cli.output import print_json
+from trimtab.cli.output import log, print_json
 
 if TYPE_CHECKING:
     from trimtab.package.changes import Outcome
@@ -80,6 +80,9 @@ def sign(
     """
     opened = _open(workspace, keys, passphrase_file)
     staged = opened.ceremony.status().staged
+    for metadata in staged:
+        for line in metadata.changes:
+            log(f"signing {metadata.role} version {metadata.version}: {line}")
     outcome = opened.ceremony.sign()
     if not staged and not json:
         typer.echo("nothing is staged")

@@ -79,13 +79,17 @@ def publish_package(
         PackageError: A chunk is larger than the broker takes.
         IntegrityError: The package has changed since it was opened.
         CallerError: This version is released already, with other content.
-        RepositoryError: The repository lacks a key or a file.
+        StagedError: It is not released, and the keys that are here are not enough to do so.
+        RepositoryError: The repository lacks a key or a file, or a key stays locked.
         StorageError: The shelf cannot be written.
         BrokerError: There is no connection, or the broker refuses a message.
         TransferTimeoutError: The broker did not acknowledge a message.
     """
     _check_fits(link, package)
     target = package.manifest.target_name
+    if target not in repository.targets() and not repository.ceremony.can_release():
+        # Before megabytes are sent: this stages the release and raises, for want of keys.
+        repository.add_target(target, package.manifest_bytes)
     total = all_chunks(package.manifest.files)
     missing = {chunk.sha256 for chunk in total} - shelf.sent
     to_send = sum(chunk.wire_bytes for chunk in total if chunk.sha256 in missing)

@@ -20,6 +20,14 @@ class Ceremony:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
+    def can_release(self) -> bool:
+        """Says whether the keys that are here are enough for a release; unlocks them.
+
+        Raises:
+            RepositoryError: A key or a metadata file is broken, or a key stays locked.
+        """
+        return not self._parts.changes.can_list_targets()
+
     def check_can_release(self) -> None:
         """Makes sure that the keys for a release are here, and unlocked.
 

@@ -208,8 +208,11 @@ def _root_changes(old: Root, new: Root, keys: KeyStore) -> tuple[str, ...]:
 
 
 def _targets_changes(old: Targets, new: Targets) -> tuple[str, ...]:
-    changed = [name for name in new.targets if new.targets[name] != old.targets.get(name)]
-    return tuple(f"targets: {'~' if name in old.targets else '+'} {name}" for name in changed)
+    return tuple(
+        f"targets: {'~' if name in old.targets else '+'} {name} ({target.hashes['sha256'][:8]})"
+        for name, target in new.targets.items()
+        if target != old.targets.get(name)
+    )
 
 
 def _named(role: str, keyid: str, keys: KeyStore) -> str:
