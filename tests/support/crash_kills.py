@@ -284,13 +284,13 @@ def devices(campaign: Campaign, tally: Tally, *, runs: int) -> Iterator[Tally]:
 
 def table(tally: Tally) -> str:
     """Returns the summary for people."""
+    victims = ", ".join(f"{name} {count}" for name, count in sorted(tally.victims.items()))
     lines = [
         f"installs killed         {tally.runs}",
         f"kills                   {tally.kills} ({tally.recovery_kills} of them in a recovery)",
         f"came after the end      {tally.ended_before}",
         f"updates given up        {tally.given_up} (killed {ATTEMPTS} times or more)",
-        "killed                  "
-        + ", ".join(f"{k} {n}" for k, n in sorted(tally.victims.items())),
+        f"killed                  {victims}",
         f"seed, seconds           {tally.seed}, {tally.seconds:.0f}",
         "active after a kill     " + ", ".join(f"{k} {n}" for k, n in sorted(tally.left.items())),
         "killed in state",
