@@ -158,6 +158,7 @@ def test_compares_two_runtimes_under_a_sensor_each_turn_in_a_process(tmp_path, m
     assert comparison.energy_ratio is None  # a power that never changes leaves nothing above idle
 
 
+@pytest.mark.slow
 def test_a_running_version_that_is_broken_does_not_keep_out_the_next(tmp_path, caplog):
     measurement, comparison = compare(
         subject(tmp_path / "new"),
