@@ -29,7 +29,7 @@ from trimtab_agent.contract.wants import (
     encode_want,
 )
 from trimtab_agent.errors import BrokerError, TransferTimeoutError
-from trimtab_agent.retained import TICK_S
+from trimtab_agent.retained import TICK_S, Line, is_silent
 from trimtab_agent.window import Inbox, Message, Subscriber, Waiting
 
 WINDOW_BYTES = 1024 * 1024
@@ -46,16 +46,12 @@ _FIRST_DELAY_S = 1.0
 _INBOX_LENGTH = 32
 
 
-class Connection(Subscriber, Protocol):
+class Connection(Subscriber, Line, Protocol):
     """What asking needs of a connection."""
 
     @property
     def connections(self) -> int:
         """How many connections there have been. What was under way in one is lost in the next."""
-
-    @property
-    def connected(self) -> bool:
-        """Whether there is a connection right now."""
 
     @property
     def max_payload_bytes(self) -> int | None:
@@ -106,7 +102,10 @@ class Asked:
                 elif talk.was_cut:
                     patience.restart()
                     talk.ask_again(in_s=0.0)
-                patience.waited(talk.silent_s)
+                elif is_silent(self._link, talk.waited_s):
+                    patience.waited(talk.waited_s)
+                else:
+                    patience.restart()
                 if patience.is_over or talk.all_denied:
                     failures += 1
                     if failures == MAX_FAILURES:
@@ -142,9 +141,9 @@ class _Talk:
         self._link.unsubscribe(topics.block(self._device))
 
     @property
-    def silent_s(self) -> float:
-        """How long the last `listen` waited for something that is under way."""
-        return self._inbox.waited_s if self._under_way and self._link.connected else 0.0
+    def waited_s(self) -> float:
+        """How long the last `listen` waited, if something is under way."""
+        return self._inbox.waited_s if self._under_way else 0.0
 
     @property
     def all_denied(self) -> bool:

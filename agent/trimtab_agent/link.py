@@ -21,6 +21,7 @@ import contextlib
 import logging
 import re
 import socket
+import struct
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -48,6 +49,9 @@ _QUEUE_LENGTH = 256
 back, and the broker's own queue takes over."""
 _HEADROOM_BYTES = 1024
 """Of a packet: fixed header, topic and properties beside the payload."""
+_TCP_INFO_BYTES = 56
+_LAST_DATA_RECV = 52
+"""Offset of `tcpi_last_data_recv`, behind 8 fields of one byte and 11 of four."""
 _MAX_OUTGOING = 1000
 """Publishes without an acknowledgement; beyond, paho refuses."""
 _RECONNECT_FIRST_S = 2.0
@@ -203,6 +207,21 @@ class Link:
     def connections(self) -> int:
         """How many connections were made. What was under way in one is lost in the next."""
         return self._connections
+
+    @property
+    def silent_s(self) -> float | None:
+        """How long ago the last byte came, of whatever; None without a connection.
+
+        A large message on a slow line is on its way for long. paho tells of it when it is whole,
+        the kernel of every piece (`struct tcp_info` in linux/tcp.h).
+        """
+        connection: Any = self._client.socket()
+        try:
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        except (AttributeError, OSError):  # there is none, or it is being closed
+            return None
+        last_data_recv_ms: int = struct.unpack_from("=I", info, _LAST_DATA_RECV)[0]
+        return last_data_recv_ms / 1000
 
     @property
     def retains(self) -> bool:

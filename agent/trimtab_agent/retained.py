@@ -21,16 +21,33 @@ TICK_S = 0.25
 """How often a wait looks whether it should end."""
 
 
-class Connection(Subscriber, Protocol):
-    """A connection that says whether it stands, and whether retained messages can be had."""
+class Line(Protocol):
+    """The part of a connection that tells a slow line from a silent one."""
 
     @property
     def connected(self) -> bool:
         """Whether there is a connection right now."""
 
     @property
+    def silent_s(self) -> float | None:
+        """How long ago the last byte came; None where that is not known."""
+
+
+class Connection(Subscriber, Line, Protocol):
+    """A connection that also says whether retained messages can be had."""
+
+    @property
     def retains(self) -> bool:
         """Whether the broker keeps retained messages."""
+
+
+def is_silent(line: Line, waited_s: float) -> bool:
+    """Says whether a wait was for a broker that had nothing to say.
+
+    Else the connection is lost, which mends itself, or a message is on its way in pieces.
+    """
+    silent_s = line.silent_s
+    return line.connected and (silent_s is None or silent_s >= waited_s)
 
 
 class Retained:
@@ -76,7 +93,7 @@ class Retained:
                     late += window.drop_overtaken()
                     window.refill()  # what is asked for now is on its way while this is stored
                     yield open_chunks.pop(message.topic), message.payload
-                elif self._link.connected:
+                elif is_silent(self._link, window.waited_s):
                     patience.waited(window.waited_s)
                 else:
                     patience.restart()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import socket
@@ -16,7 +17,7 @@ from trimtab_agent.chunk_cache import ChunkCache
 from trimtab_agent.contract import topics
 from trimtab_agent.contract.chunks import distinct_chunks
 from trimtab_agent.contract.wants import CORRELATION, MISSING, RESPONSE_TOPIC, decode_want
-from trimtab_agent.link import Link
+from trimtab_agent.link import BrokerUrl, Link
 from trimtab_agent.pull import pull
 from trimtab_agent.transfer import mqtt_ways
 from trimtab_agent.window import Inbox
@@ -177,6 +178,59 @@ def test_a_killed_broker_comes_back(tmp_path, wiped):
             assert ("asked" in found.by_way) == wiped
             assert link.connections == 2
     again[0].__exit__(None, None, None)
+
+
+@contextlib.contextmanager
+def slow_line(broker, bytes_per_s):
+    """Yields the address of a proxy that passes on so little of what the broker sends."""
+    server = socket.create_server(("127.0.0.1", 0))
+    sockets = [server]
+
+    def up(client, upstream):
+        with contextlib.suppress(OSError):
+            while data := client.recv(4096):
+                upstream.sendall(data)
+
+    def down():
+        with contextlib.suppress(OSError):
+            client, _ = server.accept()
+            upstream = socket.create_connection((broker.host, broker.port))
+            sockets.extend([client, upstream])
+            threading.Thread(target=up, args=(client, upstream), daemon=True).start()
+            while data := upstream.recv(200):
+                time.sleep(len(data) / bytes_per_s)
+                client.sendall(data)
+
+    thread = threading.Thread(target=down)
+    thread.start()
+    try:
+        yield BrokerUrl("127.0.0.1", server.getsockname()[1])
+    finally:
+        for each in sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for each in sockets:
+            each.close()
+
+
+@pytest.mark.slow
+def test_a_line_on_which_a_chunk_takes_longer_than_the_patience_is_slow_and_not_silent(tmp_path):
+    (tmp_path / "broker").mkdir()
+    with (
+        brokers.broker("mosquitto", tmp_path / "broker") as address,
+        slow_line(address, 4000) as slow,
+        Link(address, "publisher") as host,
+        Link(slow, "dev-1") as link,
+    ):
+        host.connect(5)
+        link.connect(5)
+        publish(host)
+        cache = Kept(tmp_path / "a")
+        ways = mqtt_ways(link, device="dev-1", timeout_s=0.4)(None)
+        found = pull(ways, CHUNKS[:5], cache, stop=lambda: False)
+        assert found.by_way == {"retained": 5}
+        assert found.duration_s > 4.0
 
 
 def test_an_inbox_is_filled_on_the_network_thread_and_drops_what_is_too_much(url):

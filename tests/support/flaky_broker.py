@@ -42,6 +42,7 @@ class FlakyBroker:
 
     max_payload_bytes: int | None = None
     retains = True
+    silent_s: float | None = None
 
     def __init__(self, wire: Mapping[str, bytes], faults: Faults, seed: int) -> None:
         self._wire = dict(wire)
