@@ -248,9 +248,10 @@ class Agent:
     def _has_urgent(self) -> bool:
         """Says whether something came that a transfer should be left off for.
 
-        A transfer asks every second, and so shows that it is alive.
+        A transfer asks every second, and so shows that it is alive. What comes after it in the
+        same step may take as long as any step.
         """
-        self._service.alive(2 * LONGEST_SILENCE_S)
+        self._service.alive(LONGEST_STEP_S)
         with self._events.mutex:
             waiting = list(self._events.queue)
         return any(
