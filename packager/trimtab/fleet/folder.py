@@ -47,8 +47,8 @@ def write_folder(
 ) -> FolderResult:
     """Releases a package and writes all that a device needs to install it.
 
-    What the folder holds of other packages stays. A device takes the metadata for as long as its
-    timestamp holds: a folder is to be written again within that time.
+    What the folder holds of other packages stays. Its timestamp is signed anew: devices take the
+    folder for as long as that holds.
 
     Args:
         directory: Made if it is missing. Laid out as `contract.layout` says.
@@ -64,8 +64,7 @@ def write_folder(
     """
     target = package.manifest.target_name
     repository.add_target(target, package.manifest_bytes)
-    if repository.needs_refresh:
-        repository.refresh_timestamp()
+    repository.refresh_timestamp()  # its whole time is for the way to the device
     sizes = _write_chunks(directory, package)
     for name, data in repository.documents():
         _write(directory, layout.document(name), data)
