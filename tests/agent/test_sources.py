@@ -66,6 +66,7 @@ class Mqtt:
     def __init__(self):
         broker = RetainedBroker()
         broker.connected = broker.retains = True
+        broker.silent_s = None
         for chunk, wire in zip(CHUNKS, WIRES, strict=True):
             broker.retained[topics.blob(chunk.sha256)] = wire, {}
         for name, data in DOCUMENTS.items():
