@@ -74,8 +74,9 @@ def test_the_seed_draws_the_samples_and_the_model_does_not():
     ("width", "file_bytes", "count"),
     [
         (4, 10**6, 128),  # all that labels have use for
-        (1000, 10**4, 2),  # beside a small model, at most its size (noise packs badly)
-        (1000, 10**5, 4),  # 32 KiB
+        (1000, 10**4, 2),  # the least (noise packs badly)
+        (50, 10**4, 6),  # a quarter of a small model
+        (50, 10**5, 42),  # 16 KiB
         (1000, 2 * 10**6, 26),  # a tenth
     ],
 )

@@ -27,12 +27,14 @@ _LEAST = 2
 _MOST = 16
 _MOST_LABELLED = 128
 _WIRE_SHARE = 0.1
-_SMALL_WIRE_BYTES = 32 * 1024
+_SMALL_WIRE_SHARE = 0.25
+_SMALL_WIRE_BYTES = 16 * 1024
 _RAW_BYTES = 4 * 1024**2
+"""Samples travel with the model, and lie in the memory of the process that checks them. On the wire
+they may take a tenth of the model's bytes; up to 16 KiB, a quarter. Unpacked, 4 MiB or a tenth."""
+
 _PROBED = 4
-"""Samples travel with the model, and lie in the memory of the process that checks them. They may
-take a tenth of the model's bytes on the wire; with a small model 32 KiB, but no more than the
-model. Unpacked, 4 MiB or a tenth of the model."""
+"""Samples whose packed size stands for that of all."""
 
 _LEAST_FOR_A_TASK = 8
 _ALLOWED_SHARE = 0.05
@@ -113,7 +115,7 @@ def _count(
     wire_bytes = sum(len(zlib.compress(array.tobytes(), 1)) for array in arrays) / len(probe)
     share = int(file_bytes * _WIRE_SHARE)
     fitting = min(
-        max(share, min(_SMALL_WIRE_BYTES, file_bytes)) / wire_bytes,
+        max(share, min(_SMALL_WIRE_BYTES, file_bytes * _SMALL_WIRE_SHARE)) / wire_bytes,
         max(share, _RAW_BYTES) / raw_bytes,
     )
     labelled = source.dataset is not None and source.dataset.test.labels is not None
