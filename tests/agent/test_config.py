@@ -9,7 +9,7 @@ import pytest
 from trimtab_agent.adapters import plan_of
 from trimtab_agent.bench.plan import NORMAL, QUICK
 from trimtab_agent.config import MeasureConfig, load_config
-from trimtab_agent.errors import ConfigError
+from trimtab_agent.errors import ConfigError, IdentityError
 
 GOOD = """
 device = "dev-1"
@@ -34,6 +34,21 @@ def test_a_short_one(file):
     assert config.measure == MeasureConfig()
 
 
+def test_broker_and_root_come_with_the_enrolment(file):
+    file.write_text(
+        "\n".join(line for line in GOOD.splitlines() if line[:4] not in {"brok", "root"})
+    )
+    config = load_config(file)
+    with pytest.raises(
+        IdentityError, match=r"this device is not enrolled .*: run trimtab-agent enr"
+    ):
+        _ = config.broker_url
+    config.identity.path.mkdir(parents=True)
+    (config.identity.path / "broker").write_text("mqtts://plant.local:8883\n")
+    assert str(config.broker_url) == "mqtts://plant.local:8883"
+    assert config.root_path == file.parent / "state" / "identity" / "1.root.json"
+
+
 def test_the_example_is_whole_and_valid():
     example = Path(__file__).parents[2] / "firmware" / "agent.example.toml"
     config = load_config(example)
@@ -50,7 +65,7 @@ def test_the_example_is_whole_and_valid():
         (('"dev-1"', "5"), r"Expected `str`, got `int` - at `\$.device`"),
         (('"dev-1"', '"a/b"'), r"device id 'a/b' is not usable: .* - at `\$.device`"),
         (("mqtt://", "amqp://"), r"broker 'amqp:.* is not of the form .* - at `\$.broker`"),
-        (('root = "/etc/1.root.json"', ""), "missing required field `root`"),
+        (('state_dir = "state"', ""), "missing required field `state_dir`"),
         (("device =", "device"), "Expected '='"),
         (('/etc/1.root.json"', '"\ntimeout_s = 0'), r"Expected `float` > 0.0 - at `\$.timeout_s`"),
         (('/etc/1.root.json"', '"\n[measure]\nplan = "slow"'), r"at `\$.measure.plan`"),

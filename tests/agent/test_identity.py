@@ -208,8 +208,9 @@ def test_a_power_cut_while_a_set_is_moved_leaves_a_whole_one(tmp_path, monkeypat
 class FakeLink:
     """A host behind a link: `host` answers requests, or is None."""
 
-    def __init__(self, host) -> None:
+    def __init__(self, host, device=DEVICE) -> None:
         self.host, self.connected, self.reconnected = host, True, 0
+        self.device = device
         self.handlers = {}
         self.calls = []
 
@@ -220,10 +221,11 @@ class FakeLink:
         self.calls.append(call)
 
     def publish(self, topic, payload) -> None:
-        assert topic == topics.renewal(DEVICE)
+        assert topic == topics.renewal(self.device)
         if self.host:
             body = codec.encode(self.host(payload))
-            self.handlers[topics.certificate(DEVICE)](topics.certificate(DEVICE), body, {})
+            answers = topics.certificate(self.device)
+            self.handlers[answers](answers, body, {})
 
     def renew_tls(self) -> None:
         self.reconnected += 1
@@ -233,27 +235,23 @@ def in_this_process(question: Question) -> Reply:
     return codec.decode(answer(None, codec.encode(question)), Reply, what="the reply")
 
 
-def renewal(state, link, now: datetime) -> Renewal:
-    return Renewal(
+def looked(state, link, now: datetime) -> float:
+    """Looks once, without the thread."""
+    one = Renewal(
         link,
         Identity(state),
-        DEVICE,
+        link.device,
         ask=in_this_process,
         now_s=now.timestamp,
         answer_timeout_s=0.1,
     )
-
-
-def looked(state, link, now: datetime) -> float:
-    """Looks once, without the thread."""
-    one = renewal(state, link, now)
-    link.subscribe(topics.certificate(DEVICE), one._on_certificate)
+    link.subscribe(topics.certificate(link.device), one._on_certificate)
     return one.look()
 
 
-def host_of(site, now: datetime):
+def host_of(site, now: datetime, device=DEVICE):
     site.enrolment._now = lambda: now
-    return lambda payload: site.enrolment.renew(DEVICE, payload)
+    return lambda payload: site.enrolment.renew(device, payload)
 
 
 def test_a_certificate_is_renewed_after_two_thirds_with_a_new_key(site, tmp_path):
@@ -295,18 +293,19 @@ def test_a_renewal_that_fails_leaves_the_present_certificate(site, tmp_path, fau
 
 
 def test_a_lost_answer_to_a_renewal_is_given_again(site, tmp_path):
-    enrol(tmp_path, DEVICE, encode_token(site.token(DEVICE)))
+    device = "dev-lost"
+    enrol(tmp_path, device, encode_token(site.token(device)))
     due = utc_now() + timedelta(days=250)
     asked: list[bytes] = []
-    host = host_of(site, due)
+    host = host_of(site, due, device)
 
     def deaf(payload):
         asked.append(host(payload).certificate)
         return EnrolmentAnswer(refusal="lost on its way")
 
     try:
-        looked(tmp_path, FakeLink(deaf), due)
-        looked(tmp_path, FakeLink(host), due)
+        looked(tmp_path, FakeLink(deaf, device), due)
+        looked(tmp_path, FakeLink(host, device), due)
     finally:
         host_of(site, utc_now())
     whole(tmp_path)
@@ -333,19 +332,22 @@ def test_a_wrong_clock_and_an_expired_certificate_are_said(now, words):
 
 @pytest.mark.slow
 def test_a_real_link_comes_back_with_the_new_certificate(site, tmp_path):
-    """With the real child process and the real broker; only the device's clock is ahead."""
-    enrol(tmp_path, DEVICE, encode_token(site.token(DEVICE)))
+    """With the real child process and the real broker; only enrolment was long ago."""
+    device = "dev-real"
+    token = encode_token(site.token(device))
+    host_of(site, utc_now() - timedelta(days=250))
+    enrol(tmp_path, device, token)
+    host_of(site, utc_now())
     first = whole(tmp_path)
-    due = utc_now() + timedelta(days=250)
     identity = Identity(tmp_path)
     reconnected = []
     with (
         site.link(identity.tls_files, "device") as link,
-        Renewal(link, identity, DEVICE, now_s=due.timestamp),
+        Renewal(link, identity, device),
     ):
         link.when_connected(lambda: reconnected.append(True))
         deadline = datetime.now(timezone.utc) + timedelta(seconds=20)
         while not reconnected:
             assert utc_now() < deadline
-        link.publish(topics.status(DEVICE), b"", wait_s=5)
+        link.publish(topics.status(device), b"", wait_s=5)
     assert whole(tmp_path).serial_number != first.serial_number

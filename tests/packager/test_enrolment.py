@@ -179,6 +179,8 @@ def test_a_renewal_gives_another_certificate_and_repeats_for_the_same_key(office
     assert answer.root is None
     assert office.enrolment.renew("dev-a", request(key=key)) == answer
     assert "is for 'dev-b'" in office.enrolment.renew("dev-a", request("dev-b")).refusal
+    assert "can renew it from" in office.enrolment.renew("dev-a", request()).refusal
+    assert len(office.registry.certificates("dev-a")) == 2
 
 
 @pytest.mark.parametrize("why", ["revoked", "expired", "never there"])

@@ -19,6 +19,7 @@ from trimtab.cli.app import app
 from trimtab.fleet import brokers
 from trimtab.fleet.broker import accepts_mqtt5, start_broker
 from trimtab.fleet.brokers import BrokerTls, IotCore
+from trimtab.fleet.gatekeeper import Needed
 from trimtab.fleet.supervised import MOST_DEATHS, SupervisedBroker
 from trimtab.workflow.deliver import open_delivery
 from trimtab.workflow.identity import host_files, open_link
@@ -28,7 +29,7 @@ from trimtab_agent.broker_url import parse_broker_url
 from trimtab_agent.contract import topics
 from trimtab_agent.contract.enrolment import decode_token
 from trimtab_agent.enrol import enrol
-from trimtab_agent.errors import BrokerError, CallerError
+from trimtab_agent.errors import BrokerError, CallerError, StorageError
 from trimtab_agent.identity import Identity
 from trimtab_agent.link import Link
 from trimtab_agent.tls import TlsContext, TlsFiles
@@ -193,6 +194,39 @@ class Mortal:
 
     def close(self) -> None:
         self.closed = True
+
+
+class FullDisk:
+    """A register that cannot be read until `mended`."""
+
+    mended, noted = False, 0
+
+    def look(self):
+        if not self.mended:
+            raise StorageError("no room")
+        return Needed.RESTART
+
+    def note_in_force(self) -> None:
+        self.noted += 1
+
+
+def test_a_full_disk_does_not_end_the_broker(caplog):
+    started, disk = [], FullDisk()
+
+    def start():
+        started.append(Mortal(ended=None))
+        return started[-1]
+
+    supervised = SupervisedBroker(start, disk)
+    for _ in range(3):
+        supervised.tend()
+    assert len(started) == 1
+    assert caplog.text.count("no room; the broker goes on") == 1
+    assert disk.noted == 1
+    disk.mended = True
+    supervised.tend()
+    assert started[0].closed
+    assert disk.noted == 2
 
 
 def test_a_broker_that_dies_is_started_again_but_not_for_ever():

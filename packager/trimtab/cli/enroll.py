@@ -118,10 +118,15 @@ def _list(registry: Registry, *, json: bool) -> None:
 
 def _wait_until_in_force(opened: Opened, revision: int) -> bool:
     """Waits until the broker knows of a change; False when `trimtab serve` does not run."""
+    from trimtab.fleet.broker_address import BrokerAddress
     from trimtab.workflow.identity import open_registry
     from trimtab_agent.durable import sole_user
     from trimtab_agent.errors import CallerError
 
+    try:
+        BrokerAddress.read(opened.identity_path)
+    except CallerError:  # it serves without TLS, if at all
+        return False
     registry, deadline = open_registry(opened), time.monotonic() + _IN_FORCE_S
     while registry.revision_in_force < revision:
         try:

@@ -9,6 +9,7 @@ import msgspec
 from trimtab.errors import RepositoryError
 from trimtab.package.files import write_atomically
 from trimtab_agent.contract import codec
+from trimtab_agent.durable import storage_errors
 from trimtab_agent.errors import FormatError
 
 _FILE = "broker.json"
@@ -32,6 +33,16 @@ class BrokerAddress(msgspec.Struct, kw_only=True, frozen=True):
             StorageError: The disk refuses.
         """
         write_atomically(identity_path / _FILE, codec.encode_pretty(self))
+
+    @staticmethod
+    def forget(identity_path: Path) -> None:
+        """Removes the address that was kept, if any: the broker has no TLS now.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        with storage_errors(f"removing {identity_path / _FILE}"):
+            (identity_path / _FILE).unlink(missing_ok=True)
 
     @classmethod
     def read(cls, identity_path: Path) -> BrokerAddress:

@@ -123,15 +123,30 @@ class Enrolment:
         Raises:
             StorageError: The register cannot be read or written; nothing was given out.
         """
-        if not self._valid_certificates(device):
-            # It could ask, so it was revoked a moment ago.
-            refusal = f"{device} has no certificate in force; it needs a new token"
-            return EnrolmentAnswer(refusal=refusal)
         try:
-            certificate = self._certificate(device, checked_key(request, device))
+            key = checked_key(request, device)
+            self._check_due(device, key)
+            certificate = self._certificate(device, key)
         except IdentityError as error:
             return EnrolmentAnswer(refusal=str(error))
         return EnrolmentAnswer(certificate=certificate)
+
+    def _check_due(self, device: str, key: ec.EllipticCurvePublicKey) -> None:
+        """Refuses what nobody needs, so that a device cannot fill the register.
+
+        Raises:
+            IdentityError: There is nothing to renew, or it is far too early.
+        """
+        present = self._valid_certificates(device)
+        if not present:  # it could ask, so it was revoked a moment ago
+            raise IdentityError(f"{device} has no certificate in force; it needs a new token")
+        newest = present[-1]
+        half_life = newest.issued + (newest.expires - newest.issued) / 2
+        if self._now() < half_life and newest.key_sha256 != key_sha256(key):
+            raise IdentityError(
+                f"{device} has a certificate until {newest.expires:%Y-%m-%d}, and can renew it "
+                f"from {half_life:%Y-%m-%d} on; if its key is lost, it needs a new token"
+            )
 
     def _usable(self, token_id: str) -> TokenRecord:
         token = self._registry.token(token_id)

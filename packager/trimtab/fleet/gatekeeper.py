@@ -112,13 +112,14 @@ class Gatekeeper:
         revoked = self._registry.revoked(now)
         tokens = tuple((token.id, token.password) for token in self._registry.open_tokens(now))
         wanted = _Written(tokens=tokens, revoked=frozenset(one.serial for one in revoked))
-        before, self._written = self._written, wanted
+        before = self._written
         if before is None or before.tokens != wanted.tokens:
             write_atomically(tls.passwords, password_file(tokens).encode(), mode=0o600)
         if before is None or before.revoked != wanted.revoked:
             entries = [(one.serial, one.revoked) for one in revoked if one.revoked]
             crl = self._authority.revocation_list(entries, now)
             write_atomically(tls.revoked, crl, mode=0o600)
+        self._written = wanted
         if before is None or before == wanted:
             return Needed.NOTHING
         # A certificate that leaves the list has expired: nobody has to go.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import deque
@@ -13,7 +14,7 @@ from trimtab.fleet.broker import Broker
 from trimtab.fleet.brokers import BrokerTls
 from trimtab.fleet.gatekeeper import Gatekeeper, Needed
 from trimtab.fleet.registry import Registry
-from trimtab_agent.errors import BrokerError
+from trimtab_agent.errors import BrokerError, StorageError
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class SupervisedBroker:
     def __init__(self, start: Callable[[], Broker], guard: Guard | None = None) -> None:
         self._start = start
         self._guard = guard
+        self._trouble: str | None = None
         self._deaths: deque[float] = deque(maxlen=MOST_DEATHS)
         self._broker = start()
         if guard:
@@ -65,9 +67,9 @@ class SupervisedBroker:
 
         Raises:
             BrokerError: It died too often, or does not start.
-            StorageError: The disk refuses.
+            RepositoryError: The certificate authority's files are damaged.
         """
-        needed = self._guard.look() if self._guard else Needed.NOTHING
+        needed = self._look()
         if self._broker.ended is not None:
             self._count_death(self._broker.ended)
             needed = Needed.RESTART
@@ -76,8 +78,23 @@ class SupervisedBroker:
             self._broker = self._start()
         elif needed is Needed.RELOAD:
             self._broker.reload()
-        if self._guard:
-            self._guard.note_in_force()
+        if self._guard and self._trouble is None:
+            with contextlib.suppress(StorageError):  # noted after one of the next looks
+                self._guard.note_in_force()
+
+    def _look(self) -> Needed:
+        """Follows the register; a full disk does not end the broker."""
+        if self._guard is None:
+            return Needed.NOTHING
+        try:
+            needed = self._guard.look()
+        except StorageError as error:
+            if str(error) != self._trouble:  # said once, not twice a second
+                _log.warning("%s; the broker goes on with what it knows", error)
+            self._trouble = str(error)
+            return Needed.NOTHING
+        self._trouble = None
+        return needed
 
     def _count_death(self, status: int) -> None:
         self._deaths.append(time.monotonic())

@@ -150,6 +150,7 @@ def _running(
     else:
         port = free_port(options.host, PLAIN_PORT if options.port is None else options.port)
         address, guard = None, None
+        BrokerAddress.forget(workspace.identity_path)
         start = partial(start_broker, workspace.broker_path, host=options.host, port=port)
     with SupervisedBroker(start, guard) as supervised:
         broker = supervised.broker
