@@ -550,6 +550,7 @@ def test_a_source_that_drips_is_given_up_and_a_slow_one_is_not():
     assert len(list(BoundedDocuments(Slow(), clock=clock).read("targets.json"))) == 1000
 
 
+@pytest.mark.slow
 def test_the_agent_gives_a_dripping_source_up_while_the_child_waits(scene, tmp_path, monkeypatch):
     monkeypatch.setattr(bounded_documents, "GRACE_S", 0.2)
     trust = Verifier(tmp_path / "trust", scene.simulator.roots[0])

@@ -68,6 +68,7 @@ def test_a_target_and_a_message_are_verified(simulator, documents, tmp_path):
     assert simulator.broker.open == set()
 
 
+@pytest.mark.slow
 def test_what_the_source_raises_comes_through(simulator, documents, tmp_path):
     simulator.broker.retained.clear()
     verifier = Verifier(tmp_path / "trust", simulator.roots[0])
