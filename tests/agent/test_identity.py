@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -143,6 +144,7 @@ BAD_TOKENS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD_TOKENS)
 def test_a_bad_token_leaves_the_present_identity_alone(site, tmp_path, name):
     enrol(tmp_path, DEVICE, encode_token(site.token(DEVICE)))
@@ -167,6 +169,7 @@ def test_a_token_that_is_not_whole_is_refused(site, tmp_path):
         enrol(tmp_path, DEVICE, encode_token(site.token(DEVICE))[:-20])
 
 
+@pytest.mark.slow
 def test_a_host_that_is_away_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(enrolment, "ANSWER_TIMEOUT_S", 0.2)
     site = Site(tmp_path / "silent")
@@ -349,5 +352,6 @@ def test_a_real_link_comes_back_with_the_new_certificate(site, tmp_path):
         deadline = datetime.now(timezone.utc) + timedelta(seconds=20)
         while not reconnected:
             assert utc_now() < deadline
+            time.sleep(0.05)
         link.publish(topics.status(device), b"", wait_s=5)
     assert whole(tmp_path).serial_number != first.serial_number

@@ -163,6 +163,7 @@ def test_other_urls_are_refused(text):
         parse_broker_url(text)
 
 
+@pytest.mark.slow
 def test_certificates_are_read_again_for_every_connection(world, tmp_path):
     """As on a host whose link is open for longer than its certificate is valid."""
     authority, _ = world
