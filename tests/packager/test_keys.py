@@ -12,9 +12,14 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from hypothesis import given as given_values
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from support.repositories import Device
 from trimtab.errors import RepositoryError
+from trimtab.package import pkcs8
 from trimtab.package.keys import KeySources, NewKey
 from trimtab.package.passphrases import Passphrases, is_encrypted
 from trimtab.package.rotation import Rotation
@@ -47,8 +52,16 @@ def asking(person: Person) -> KeySources:
     return KeySources(passphrases=Passphrases(prompt=person))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def cheap_guesses():
+    """Nobody guesses here, and each of the many keys would take 0.2 s."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pkcs8, "SCRYPT_N", 2**4)
+        yield
+
+
 @pytest.fixture(scope="module")
-def encrypted_once(tmp_path_factory) -> Path:
+def encrypted_once(cheap_guesses, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("encrypted") / "repo"
     Repository.init(path, sources=given("correct horse"))
     return path
@@ -73,8 +86,11 @@ def test_offline_keys_are_encrypted_and_online_keys_are_not(encrypted):
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl command")
-def test_openssl_reads_an_encrypted_key(encrypted):
-    command = ["openssl", "pkey", "-in", encrypted / "keys" / "root.pem", "-noout", "-passin"]
+def test_openssl_reads_an_encrypted_key(tmp_path, monkeypatch):
+    monkeypatch.setattr(pkcs8, "SCRYPT_N", 2**14)
+    pem = pkcs8.to_pem(Ed25519PrivateKey.generate(), "correct horse")
+    (tmp_path / "key.pem").write_bytes(pem)
+    command = ["openssl", "pkey", "-in", tmp_path / "key.pem", "-noout", "-passin"]
     assert subprocess.run([*command, "pass:correct horse"], check=False).returncode == 0
     wrong = subprocess.run([*command, "pass:wrong"], check=False, capture_output=True)
     assert wrong.returncode != 0
@@ -253,3 +269,15 @@ def test_a_damaged_list_of_signers_is_noticed(tmp_path):
     (tmp_path / "repo/keys/signers.json").write_text("{")
     with pytest.raises(RepositoryError, match=r"signers\.json cannot be read"):
         repository.ceremony.status()
+
+
+@given_values(st.text(min_size=1, max_size=40).filter(lambda text: "\0" not in text))
+@settings(max_examples=30, deadline=None)
+def test_every_passphrase_opens_what_it_closed_and_no_other_does(passphrase):
+    key = Ed25519PrivateKey.generate()
+    pem = pkcs8.to_pem(key, passphrase)
+    opened = load_pem_private_key(pem, passphrase.encode())
+    assert isinstance(opened, Ed25519PrivateKey)
+    assert opened.private_bytes_raw() == key.private_bytes_raw()
+    with pytest.raises(ValueError, match="."):
+        load_pem_private_key(pem, passphrase.encode() + b"x")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from trimtab.cli.app import main
+from trimtab.package import pkcs8
 from trimtab.workflow.workspace import Workspace
 
 CALLER, EXPIRES_SOON = 2, 3
@@ -33,6 +34,7 @@ class Done:
 @pytest.fixture
 def trimtab(monkeypatch, capfd, tmp_path):
     """Runs the command in this process, in a workspace of its own."""
+    monkeypatch.setattr(pkcs8, "SCRYPT_N", 2**4)
     monkeypatch.setenv("TRIMTAB_WORKSPACE", str(tmp_path / "w"))
 
     def run(*arguments: object) -> Done:
