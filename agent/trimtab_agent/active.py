@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from trimtab_agent.contract.manifest import Manifest
 from trimtab_agent.errors import CallerError, PackageError, StorageError, TrimtabError
 from trimtab_agent.runtimes import Session, load
-from trimtab_agent.store import Version, read_version
+from trimtab_agent.version import Version, read_version
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -26,8 +26,8 @@ from trimtab_agent.contract.messages import (
     Transfer,
 )
 from trimtab_agent.sources import Documents
-from trimtab_agent.store import Version
 from trimtab_agent.transfer import Ways
+from trimtab_agent.version import Version
 
 if TYPE_CHECKING:
     from trimtab_agent.bench import Subject

@@ -18,7 +18,7 @@ from trimtab_agent.contract.commands import Command, CommandFailure, CommandRepl
 from trimtab_agent.contract.measurement import Measurement
 from trimtab_agent.contract.messages import Inventory, Report
 from trimtab_agent.errors import CallerError, TrimtabError, TrustError
-from trimtab_agent.store import Version
+from trimtab_agent.version import Version
 
 _log = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from trimtab_agent.errors import (
 )
 from trimtab_agent.ports import Clock, Source
 from trimtab_agent.states import back_off_s
-from trimtab_agent.store import Store, Version
+from trimtab_agent.store import Store
+from trimtab_agent.version import Version
 
 _log = logging.getLogger(__name__)
 CHECK_EVERY_S = 24 * 3600.0

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from trimtab_agent.config import HealthConfig, HooksConfig
 from trimtab_agent.errors import HealthError, HookError, TrimtabError
 from trimtab_agent.ports import HookName
-from trimtab_agent.store import Version
+from trimtab_agent.version import Version
 
 if TYPE_CHECKING:
     import subprocess

@@ -10,7 +10,7 @@ from trimtab_agent.contract.manifest import Manifest
 from trimtab_agent.contract.measurement import Comparison, Measurement
 from trimtab_agent.contract.messages import Assignment, GoldenCheck, Inventory, Transfer
 from trimtab_agent.pull import Cache
-from trimtab_agent.store import Version
+from trimtab_agent.version import Version
 
 
 class Source(Protocol):

@@ -26,11 +26,12 @@ from trimtab_agent.output import AgentState, BenchResult, Output
 from trimtab_agent.renewal import Renewal
 from trimtab_agent.source_url import FileSource, open_source
 from trimtab_agent.state import Memory, open_memory
-from trimtab_agent.store import Store, read_version
+from trimtab_agent.store import Store
 from trimtab_agent.systemd import Service
 from trimtab_agent.transfer import limited, mqtt_ways
 from trimtab_agent.updater import Updater
 from trimtab_agent.verifier import Verifier
+from trimtab_agent.version import Version, read_version
 
 
 def run_agent(config: Config, output: Output, *, once: bool) -> Report | None:
@@ -193,7 +194,7 @@ def read_state(config: Config) -> AgentState:
         StorageError: The disk refuses.
     """
     current = read_version(_packages(config) / "current")
-    previous = read_version(_packages(config) / "previous")
+    previous = _version_before(config)
     pending, counter, waiting, paused = None, None, 0, False
     if _database(config).exists():
         with Memory(_database(config)) as memory:
@@ -232,7 +233,7 @@ def bench_active(config: Config, *, operators: bool, against_previous: bool = Fa
     bench = DeviceBench(config.profile, config.measure)
     comparison = None
     if against_previous:
-        previous = read_version(_packages(config) / "previous")
+        previous = _version_before(config)
         if previous is None:
             raise CallerError(
                 f"{config.device} has no version before {version.manifest.target_name} to "
@@ -248,6 +249,12 @@ def bench_active(config: Config, *, operators: bool, against_previous: bool = Fa
         operators=bench.time_operators(version) if operators else None,
         operator_runs=bench.operator_runs if operators else None,
     )
+
+
+def _version_before(config: Config) -> Version | None:
+    """Returns what a rollback would make active; during a trial, what was committed."""
+    on_trial = read_version(_packages(config) / "committed")
+    return on_trial or read_version(_packages(config) / "previous")
 
 
 def _packages(config: Config) -> Path:

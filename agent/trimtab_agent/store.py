@@ -1,12 +1,10 @@
-"""Versions on disk: immutable directories, and a symlink that says which one is active.
+"""The packages on a device's disk: immutable directories, made whole and removed whole.
 
-    chunks/<number>.pack               as they travelled, kept so that an update fetches little
+    chunks/<number>.pack            as they travelled, kept so that an update fetches little
     versions/<manifest sha256>/     manifest.json and the package's files; never changed
     compiled/<manifest sha256>/     what this device's accelerator has made of them; may be deleted
     staging/                        unfinished; emptied at the next start
-    current -> versions/...         what is active
-    committed -> versions/...       while `current` is on trial: what was active before it
-    previous -> versions/...        what was committed before, for the way back
+    current, committed, previous    symlinks into versions (`links`)
 
 A version is made in `staging` and renamed into `versions` when every byte is on the disk. A switch
 replaces one symlink. So a kill or a power cut at any point leaves the old or the new, whole.
@@ -21,33 +19,27 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from trimtab_agent import assembly
-from trimtab_agent.assembly import MANIFEST, Order
+from trimtab_agent.assembly import Order
 from trimtab_agent.chunk_cache import ChunkCache
 from trimtab_agent.contract.chunks import all_chunks, distinct_chunks, sha256_hex
 from trimtab_agent.contract.manifest import Chunk, Delta, Manifest, PackageFile, parse_manifest
 from trimtab_agent.delta_base import find_whole
 from trimtab_agent.durable import (
     make_directories,
-    point,
     storage_errors,
     sync_directory,
     wait_until_let_go,
 )
-from trimtab_agent.errors import (
-    DamagedError,
-    FormatError,
-    StorageError,
-    TrimtabError,
-)
+from trimtab_agent.errors import StorageError, TrimtabError
+from trimtab_agent.links import Links
+from trimtab_agent.version import COMPILED, Version, read_if_whole
 
 _log = logging.getLogger(__name__)
-COMPILED = "compiled"
 RESERVE_BYTES = 1024 * 1024
 """Room that must stay free beside a package: directory entries, metadata and the database."""
 
@@ -57,47 +49,7 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
-@dataclass(frozen=True)
-class Version:
-    """A package on this device's disk.
-
-    Attributes:
-        sha256: Of its manifest.
-        path: Its directory.
-        manifest: What it is.
-    """
-
-    sha256: str
-    path: Path
-    manifest: Manifest
-
-    @property
-    def manifest_bytes(self) -> bytes:
-        """The manifest as it was signed.
-
-        Raises:
-            StorageError: The disk refuses.
-        """
-        with storage_errors(f"reading {self.path / MANIFEST}"):
-            return (self.path / MANIFEST).read_bytes()
-
-    @property
-    def model(self) -> Path:
-        """The model file."""
-        return self.path / self.manifest.runtime.model
-
-    @property
-    def golden(self) -> Path:
-        """The file of golden samples."""
-        return self.path / self.manifest.golden.path
-
-    @property
-    def compiled(self) -> Path:
-        """Where this device keeps what it compiles from the model; there when something is."""
-        return self.path.parent.parent / COMPILED / self.sha256
-
-
-class Store:
+class Store(Links):
     """The packages of one device.
 
     Args:
@@ -116,39 +68,16 @@ class Store:
         free: Callable[[Path], int] = free_bytes,
         assemble: Callable[[Order], None] = assembly.assemble,
     ) -> None:
-        self._root = root
+        super().__init__(root)
         self._free = free
         self._assemble = assemble
-        self._staging = root / "staging"
-        self._versions = root / "versions"
         with storage_errors(f"making {root}"):
             make_directories(root / "chunks", self._staging, self._versions)
         self.chunks = ChunkCache(root / "chunks")
 
-    @property
-    def current(self) -> Version | None:
-        """The active version, or None."""
-        return read_version(self._root / "current")
-
-    @property
-    def committed(self) -> Version | None:
-        """The version that `rollback` goes back to while another is on trial, or None."""
-        return self._before("committed")
-
-    @property
-    def previous(self) -> Version | None:
-        """The version that was committed before, or None."""
-        return self._before("previous")
-
-    def _before(self, link: str) -> Version | None:
-        """Returns the version at a link, unless that is `current` itself."""
-        if self._sha256_at(link) == self._sha256_at("current"):
-            return None
-        return _read_if_whole(self._root / link)
-
     def find(self, sha256: str) -> Version | None:
         """Returns the installed version whose manifest has this SHA-256, or None."""
-        return _read_if_whole(self._versions / sha256)
+        return read_if_whole(self._versions / sha256)
 
     def check_room(self, manifest: Manifest) -> None:
         """Checks that a package fits before any of it is fetched.
@@ -253,58 +182,6 @@ class Store:
         ]
         return find_whole(filter(Path.is_file, paths), delta.base_sha256)
 
-    def switch(self, version: Version) -> None:
-        """Makes an installed version the active one, on trial. Again with the same: does nothing.
-
-        Raises:
-            StorageError: The disk refuses; the version before is still active.
-        """
-        with storage_errors(f"switching to {version.manifest.target_name}"):
-            before = self._sha256_at("current")
-            if before == version.sha256:
-                return
-            # In this order a kill in between leaves `committed` equal to `current`: no way back
-            # is offered, and none is needed, because nothing was switched.
-            if before:
-                self._point("committed", before)
-            self._point("current", version.sha256)
-
-    def commit(self) -> None:
-        """Ends the trial of the active version; again: does nothing.
-
-        Raises:
-            StorageError: The disk refuses; it may be called again.
-        """
-        with storage_errors("committing the active version"):
-            if self.committed:
-                self._point("previous", self.committed.sha256)
-            self._unlink("committed")
-
-    def rollback(self, sha256: str) -> None:
-        """Makes the version before this one the active one, or none if there was none.
-
-        Does nothing when it is not active, so that this can be repeated after a kill.
-
-        Args:
-            sha256: Of the manifest of the version that shall not be active.
-
-        Raises:
-            StorageError: The disk refuses; it is still active.
-        """
-        with storage_errors(f"rolling back from the version {sha256[:12]}"):
-            if self._sha256_at("current") == sha256:
-                self._go_back()
-            self._unlink("committed")
-
-    def _go_back(self) -> None:
-        before = self.committed or self.previous
-        if before:
-            self._point("current", before.sha256)
-        else:
-            # An older rollback may have left this link to what has failed now.
-            self._unlink("previous")
-            self._unlink("current")
-
     def recover(self, manifest: bytes | None) -> None:
         """Makes `current` a version that can be read, after damage to the disk or the database.
 
@@ -316,7 +193,7 @@ class Store:
         """
         with storage_errors(f"recovering {self._root}"):
             active = self._sha256_at("current")
-            if active is None or _read_if_whole(self._root / "current"):
+            if active is None or read_if_whole(self._root / "current"):
                 return
             if manifest is not None and sha256_hex(manifest) == active:
                 try:
@@ -393,42 +270,3 @@ class Store:
             for path in compiled.iterdir() if compiled.is_dir() else ():
                 if path.name not in names:
                     shutil.rmtree(path)
-
-    def _sha256_at(self, link: str) -> str | None:
-        """Returns the manifest hash that a symlink points to, or None."""
-        path = self._root / link
-        return path.readlink().name if path.is_symlink() else None
-
-    def _unlink(self, link: str) -> None:
-        (self._root / link).unlink(missing_ok=True)
-        sync_directory(self._root)
-
-    def _point(self, link: str, sha256: str) -> None:
-        point(self._root / link, self._versions / sha256, staging=self._staging)
-
-
-def read_version(path: Path) -> Version | None:
-    """Reads the version in a directory, or that a symlink points to; None if there is none.
-
-    Raises:
-        DamagedError: Its manifest is not the one that was installed.
-        FormatError: A newer agent installed it, and this one cannot read its manifest.
-        StorageError: The disk refuses.
-    """
-    with storage_errors(f"reading {path}"):
-        directory = path.resolve()
-        if not (directory / MANIFEST).exists():
-            return None
-        data = (directory / MANIFEST).read_bytes()
-    if sha256_hex(data) != directory.name:
-        raise DamagedError(f"{directory / MANIFEST} is not what was installed")
-    return Version(directory.name, directory, parse_manifest(data, what=str(path / MANIFEST)))
-
-
-def _read_if_whole(path: Path) -> Version | None:
-    """Reads a version; a damaged one is as good as none."""
-    try:
-        return read_version(path)
-    except (DamagedError, FormatError) as error:
-        _log.warning("%s", error)
-        return None

@@ -15,7 +15,7 @@ from trimtab_agent.contract.messages import HealthCheck
 from trimtab_agent.errors import AttemptsError, HealthError
 from trimtab_agent.ports import Clock, Hooks
 from trimtab_agent.state import Memory, Pending, TrialRecord
-from trimtab_agent.store import Version
+from trimtab_agent.version import Version
 
 _log = logging.getLogger(__name__)
 KEEP_S = 60.0

@@ -68,8 +68,9 @@ from trimtab_agent.states import (
     PASSING,
     back_off_s,
 )
-from trimtab_agent.store import Store, Version
+from trimtab_agent.store import Store
 from trimtab_agent.trial import Trial
+from trimtab_agent.version import Version
 from trimtab_agent.work import Work
 
 _log = logging.getLogger(__name__)

@@ -14,8 +14,9 @@ from trimtab_agent.errors import FormatError, GateError
 from trimtab_agent.gates import judge
 from trimtab_agent.ports import Bench, Hooks, Source
 from trimtab_agent.state import Findings
-from trimtab_agent.store import Store, Version
+from trimtab_agent.store import Store
 from trimtab_agent.suitability import check_suits
+from trimtab_agent.version import Version
 
 
 class Work:

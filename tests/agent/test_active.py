@@ -11,7 +11,8 @@ from onnx import TensorProto, helper
 import trimtab_agent
 from support.manifests import small_package
 from trimtab_agent.errors import CallerError, DamagedError
-from trimtab_agent.store import Store, Version
+from trimtab_agent.store import Store
+from trimtab_agent.version import Version
 
 
 def times(factor: float) -> bytes:

@@ -12,7 +12,7 @@ from support.manifests import small_package
 from trimtab_agent.config import HealthConfig, HooksConfig
 from trimtab_agent.errors import HealthError, HookError
 from trimtab_agent.hooks import DeviceHooks, run_command
-from trimtab_agent.store import Version
+from trimtab_agent.version import Version
 
 PACKAGE = small_package("7", name="watch")
 VERSION = Version(PACKAGE.sha256, Path("/packages/versions/ab"), PACKAGE.manifest)

@@ -32,10 +32,11 @@ from trimtab_agent.errors import GoldenError, HealthError, HelperProcessError, T
 from trimtab_agent.fetcher import MqttDocuments
 from trimtab_agent.installer import assemble_in_child
 from trimtab_agent.state import open_memory
-from trimtab_agent.store import Store, Version
+from trimtab_agent.store import Store
 from trimtab_agent.trust import TrustStore
 from trimtab_agent.updater import Updater
 from trimtab_agent.verifier import Verifier
+from trimtab_agent.version import Version
 
 DEVICE = "dev-1"
 PROBATION_S = 0.03
