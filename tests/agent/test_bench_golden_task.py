@@ -65,6 +65,23 @@ def test_a_model_that_answers_by_the_order_of_samples_is_refused():
         check(Model(lambda _: next(answers)[None]))
 
 
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda x: 2 * x, "differs by 1 in golden sample 0"),
+        (lambda x: x * np.float32(np.nan), "is NaN or infinite in golden sample 0"),
+        (lambda x: x / np.float32(0.0) if x[0, 2] else x, "is NaN or infinite in golden sample 2"),
+        (lambda x: x[:, :2], r"has the shape \(8, 2\), not \(8, 3\)"),
+    ],
+    ids=["scale", "nan", "infinite", "shape"],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_models_that_are_wrong(answer, message):
+    with pytest.raises(GoldenError, match=message):
+        check(Model(answer))
+
+
 def test_labels_that_are_promised_must_be_there():
     with pytest.raises(FormatError, match=r"golden.npz has no labels; the manifest promises top1"):
         check(Model(), labels=None)
