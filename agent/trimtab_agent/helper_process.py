@@ -63,12 +63,19 @@ class Helper:
         Raises:
             HelperProcessError: It cannot be started.
         """
+        self._kills_before = out_of_memory_kills()
+        try:
+            self._start()
+        except OSError as error:
+            raise HelperProcessError(f"{self._what} cannot be started: {error}") from error
+        return self
+
+    def _start(self) -> None:
         import subprocess
 
-        self._kills_before = out_of_memory_kills()
         self._socket, theirs = socket.socketpair()
-        try:
-            with theirs:
+        with theirs:
+            try:
                 self._process = subprocess.Popen(
                     self._command,
                     stdin=theirs.fileno(),
@@ -78,12 +85,9 @@ class Helper:
                     env=self._environment,
                     pass_fds=self._pass_fds,
                 )
-        except BaseException as error:
-            self._socket.close()
-            if isinstance(error, OSError):
-                raise HelperProcessError(f"{self._what} cannot be started: {error}") from error
-            raise
-        return self
+            except BaseException:
+                self._socket.close()
+                raise
 
     def __exit__(self, *_: object) -> None:
         """Ends it. Whoever has its answer needs nothing more of it, not even its exit code."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import textwrap
 import time
@@ -219,6 +220,16 @@ def test_a_child_that_cannot_be_started():
     helper = Helper("any", what="the verifier", command=["/nowhere/python"])
     with pytest.raises(HelperProcessError, match="the verifier cannot be started"), helper:
         pass
+
+
+def test_no_descriptors_left_for_a_child():
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (psutil.Process().num_fds() + 1, limits[1]))
+    try:
+        with pytest.raises(HelperProcessError, match=r"cannot be started: .*Too many open files"):
+            Helper("any", what="the verifier").__enter__()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_child_ends_with_its_parent(tmp_path):
