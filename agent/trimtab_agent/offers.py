@@ -10,7 +10,7 @@ from collections import deque
 
 from trimtab_agent.contract.chunks import sha256_hex
 from trimtab_agent.contract.messages import Assignment
-from trimtab_agent.errors import ReplayError, TrimtabError
+from trimtab_agent.errors import ReplayError, StorageError, TrimtabError
 from trimtab_agent.ports import Clock, Source
 from trimtab_agent.state import Memory
 from trimtab_agent.states import PASSING, back_off_s
@@ -38,7 +38,10 @@ class Offers:
 
     def knows(self, signed: bytes) -> bool:
         """Whether this is the assignment that was accepted last."""
-        return sha256_hex(signed) == self._memory.message_sha256
+        try:
+            return sha256_hex(signed) == self._memory.message_sha256
+        except StorageError:
+            return False  # it is proven again, which costs a moment
 
     def add(self, signed: bytes) -> None:
         """Takes a message in, unless it is known."""

@@ -184,7 +184,7 @@ class Memory:
         self._database.close()
 
     def check(self) -> None:
-        """Reads everything once.
+        """Looks at every page, and reads all values but the reports that wait.
 
         Raises:
             DamagedError: Something is not what was written.
@@ -192,7 +192,7 @@ class Memory:
         (found,) = self._one("PRAGMA quick_check") or ("nothing",)
         if found != "ok":
             raise DamagedError(f"the database {self._path} is damaged: {found}")
-        _ = self.pending, self.manifest, self.outbox, self.last_command
+        _ = self.pending, self.manifest, self.last_command
 
     @property
     def counter(self) -> int | None:

@@ -182,6 +182,7 @@ class Updater:
         """
         try:
             step = self._step(stop)
+            offer_s = None if self._memory.paused else self._offers.wait_s()
         except DamagedError:
             raise
         except StorageError as error:
@@ -191,10 +192,8 @@ class Updater:
             self._storage_failures += 1
             return Step(wait_s=back_off_s(self._storage_failures - 1), error=error)
         self._storage_failures = 0
-        wait_s = None if self._memory.paused else self._offers.wait_s()
-        if step.wait_s == 0.0 or wait_s is None:
-            return step
-        return replace(step, wait_s=wait_s if step.wait_s is None else min(step.wait_s, wait_s))
+        waits_s = [wait_s for wait_s in (step.wait_s, offer_s) if wait_s is not None]
+        return replace(step, wait_s=min(waits_s, default=None))
 
     def note(self, detail: str) -> None:
         """Tells the host why the update under way does not go on at once."""

@@ -570,6 +570,27 @@ def test_a_database_that_refuses_is_tried_again(second, method, calls_an_update)
         assert (report.outcome, second.active) == ("active", f"model-{nth}.json")
 
 
+def test_a_database_that_cannot_be_read_for_a_while_ends_nothing(second):
+    real, refused = second.memory._one, []
+
+    def refuse(query):
+        if len(refused) < 20 and len(refused) % 2 == 0:
+            refused.append(query)
+            raise StorageError("I/O error")
+        refused.append(query)
+        return real(query)
+
+    second.memory._one = refuse
+    second.assign(2, package("2"), probation_s=100.0)
+    for _ in range(200):
+        step = second.updater.step()
+        if step.ended:
+            break
+        second.world.uptime_s += step.wait_s or 0.0
+    assert (step.ended.outcome, second.active) == ("active", "model-2.json")
+    assert len(refused) > 20
+
+
 @pytest.mark.parametrize("method", ["rollback", "commit", "collect_garbage"])
 def test_a_disk_that_refuses_is_tried_again(second, method):
     original = getattr(second.store, method)
