@@ -227,3 +227,14 @@ def test_a_folder_is_written_without_a_broker(run, workspace, tmp_path, capsys):
 def test_options_that_contradict_each_other_are_refused(run, arguments, said, capsys):
     assert run(*arguments, "-b", "mqtt://127.0.0.1:9") == 2
     assert said in capsys.readouterr().err
+
+
+def test_devices_that_stay_silent_are_each_named_in_one_json(run, tmp_path, capsys):
+    with broker_of("mosquitto", tmp_path / "broker") as broker:
+        arguments = ("--device", "a", "--device", "b", "-b", broker.url)
+        assert run(*arguments, "--wait-s", "0.1", "--json") == 4
+    said = json.loads(capsys.readouterr().out)
+    assert [given["device"] for given in said["assignments"]] == ["a", "b"]
+    assert said["reports"] == []
+    assert [error["reason"] for error in said["errors"]] == ["device_timeout"] * 2
+    assert "device 'b' sent no report" in said["errors"][1]["message"]

@@ -15,6 +15,7 @@ from trimtab.cli.report import print_reports
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from trimtab.errors import DeviceTimeoutError
     from trimtab.fleet.publish import PublishResult, Terms
     from trimtab.package.read import Package
     from trimtab.workflow.deliver import Delivery
@@ -128,7 +129,7 @@ def command(
         if group is not None:
             sent_bytes = delivery.broadcast(found, assignments, group, bytes_per_s)
             log(f"sent {sent_bytes:,} bytes to the group {group}")
-        reports, failure = _wait(delivery, assignments, wait_s)
+        reports, errors = _wait(delivery, assignments, wait_s)
     if json:
         print_json(
             {
@@ -136,11 +137,12 @@ def command(
                 "assignments": assignments,
                 "broadcast_bytes": sent_bytes,
                 "reports": reports,
+                "errors": [{"reason": error.reason, "message": str(error)} for error in errors],
             }
         )
     elif reports:
         print_reports(reports, {found.manifest.target_name: found.manifest})
-    _exit(reports, failure)
+    _exit(reports, errors)
 
 
 def _check(
@@ -226,28 +228,28 @@ def _assign(
 
 def _wait(
     delivery: Delivery, assignments: Sequence[Assignment], wait_s: float
-) -> tuple[list[Report], Exception | None]:
-    """Returns the reports that come in time, and the first error about one that does not."""
+) -> tuple[list[Report], list[DeviceTimeoutError]]:
+    """Returns the reports that come in time, and an error for each that does not."""
     from trimtab.errors import DeviceTimeoutError
 
     reports: list[Report] = []
-    failure: DeviceTimeoutError | None = None
+    errors: list[DeviceTimeoutError] = []
     deadline = time.monotonic() + wait_s
     for assignment in assignments if wait_s else ():
         try:
             left_s = max(deadline - time.monotonic(), 0.0)
             reports.append(delivery.wait_for_report(assignment, left_s))
         except DeviceTimeoutError as error:
-            failure = failure or error
-    return reports, failure
+            log(f"error: {error}")
+            errors.append(error)
+    return reports, errors
 
 
-def _exit(reports: Sequence[Report], failure: Exception | None) -> None:
-    """Ends the command as the first device that failed would have it."""
+def _exit(reports: Sequence[Report], errors: Sequence[DeviceTimeoutError]) -> None:
+    """Ends the command with the code of the first device that failed."""
     from trimtab_agent.cli import exit_code
 
-    if failure is not None:
-        raise failure
-    for report in reports:
-        if report.failure is not None:
-            raise typer.Exit(exit_code(report.failure.reason))
+    codes = [error.exit_code for error in errors]
+    codes += [exit_code(report.failure.reason) for report in reports if report.failure]
+    if codes:
+        raise typer.Exit(codes[0])
