@@ -11,33 +11,41 @@ Keys are ECDSA on P-256, which every TLS 1.3 library and hardware key store has 
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta, timezone
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
+from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 
 from trimtab.errors import RepositoryError
+from trimtab.fleet.x509_parts import (
+    BACKDATED,
+    ServerNames,
+    general_names,
+    key_identifier,
+    key_usage,
+    named,
+    names_of,
+    private_key,
+    self_signed,
+    to_pem,
+    unsigned,
+)
 from trimtab.package.files import write_atomically
 from trimtab_agent.contract.enrolment import HOST_NAME
 from trimtab_agent.durable import storage_errors
 from trimtab_agent.tls import TlsFiles
 
-CA_LIFETIME = timedelta(days=20 * 365)
 OWN_LIFETIME = timedelta(days=365)
 DEVICE_LIFETIME = timedelta(days=365)
 """Renewed after two thirds: a device may be switched off for four months and still come back."""
 
-_BACKDATED = timedelta(days=1)
-"""Devices judge the broker's certificate by their own clock, which may be somewhat slow."""
 _RENEW_BEFORE = OWN_LIFETIME / 3
-
-ServerNames = Sequence[str]
-"""Host names and addresses by which devices know the broker."""
+_CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
+_SERVER = ExtendedKeyUsageOID.SERVER_AUTH
 
 
 class Authority:
@@ -71,9 +79,9 @@ class Authority:
             raise RepositoryError(
                 f"{path / 'ca.key'} is missing: signing certificates needs it; bring it back"
             )
-        key = _key(path / "ca.key")
+        key = private_key(path / "ca.key")
         if not (path / "ca.pem").exists():
-            write_atomically(path / "ca.pem", _pem(_self_signed(key)))
+            write_atomically(path / "ca.pem", to_pem(self_signed(key)))
         try:
             certificate = x509.load_pem_x509_certificate((path / "ca.pem").read_bytes())
         except (OSError, ValueError) as error:
@@ -126,9 +134,9 @@ class Authority:
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.certificate.subject)
-            .last_update(now - _BACKDATED)
+            .last_update(now - BACKDATED)
             .next_update(self.certificate.not_valid_after_utc)
-            .add_extension(_key_identifier(self._key), critical=False)
+            .add_extension(key_identifier(self._key), critical=False)
             .add_extension(x509.CRLNumber(int(now.timestamp())), critical=False)
         )
         for serial, when in revoked:
@@ -150,12 +158,12 @@ class Authority:
         Returns:
             Whether the certificate was made.
         """
-        key = _key(self.path / f"{name}.key")
+        key = private_key(self.path / f"{name}.key")
         path = self.path / f"{name}.pem"
         if self._still_serves(path, key, now, names):
             return False
         made = self._issue(common_name, key.public_key(), now, OWN_LIFETIME, usage, names=names)
-        write_atomically(path, _pem(made))
+        write_atomically(path, to_pem(made))
         return True
 
     def _still_serves(
@@ -169,7 +177,7 @@ class Authority:
             present.issuer == self.certificate.subject
             and present.public_key() == key.public_key()
             and present.not_valid_before_utc <= now < present.not_valid_after_utc - _RENEW_BEFORE
-            and _names_of(present) == _general_names(names)
+            and names_of(present) == general_names(names)
         )
 
     def _issue(
@@ -183,109 +191,14 @@ class Authority:
         names: ServerNames = (),
     ) -> x509.Certificate:
         builder = (
-            _unsigned(_name(common_name), public_key, now, lifetime)
+            unsigned(named(common_name), public_key, now, lifetime)
             .issuer_name(self.certificate.subject)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(digital_signature=True), critical=True)
+            .add_extension(key_usage(digital_signature=True), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-            .add_extension(_key_identifier(self._key), critical=False)
+            .add_extension(key_identifier(self._key), critical=False)
         )
         if names:
-            alternatives = x509.SubjectAlternativeName(_general_names(names))
+            alternatives = x509.SubjectAlternativeName(general_names(names))
             builder = builder.add_extension(alternatives, critical=False)
         return builder.sign(self._key, hashes.SHA256())
-
-
-_CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
-_SERVER = ExtendedKeyUsageOID.SERVER_AUTH
-
-
-def _self_signed(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
-    # A name of its own, so that the authorities of two workspaces are not taken for each other.
-    now = datetime.now(timezone.utc)
-    name = _name(f"Trimtab {x509.random_serial_number() & 0xFFFFFFFF:08x}")
-    return (
-        _unsigned(name, key.public_key(), now, CA_LIFETIME)
-        .issuer_name(name)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-
-
-def _unsigned(
-    subject: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, lifetime: timedelta
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _BACKDATED)
-        .not_valid_after(now + lifetime)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    )
-
-
-def _usage(
-    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
-) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=digital_signature,
-        key_cert_sign=key_cert_sign,
-        crl_sign=crl_sign,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _key_identifier(key: ec.EllipticCurvePrivateKey) -> x509.AuthorityKeyIdentifier:
-    return x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
-
-
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-
-
-def _general_names(names: ServerNames) -> list[x509.GeneralName]:
-    found: list[x509.GeneralName] = []
-    for name in names:
-        try:
-            found.append(x509.IPAddress(ipaddress.ip_address(name)))
-        except ValueError:
-            found.append(x509.DNSName(name))
-    return found
-
-
-def _names_of(certificate: x509.Certificate) -> list[x509.GeneralName]:
-    try:
-        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except x509.ExtensionNotFound:
-        return []
-    return list(extension.value)
-
-
-def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
-def _key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Reads a private key, or makes one where there is none."""
-    if not path.exists():
-        pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        write_atomically(path, pem, mode=0o600)
-    try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
-        raise RepositoryError(f"{path} cannot be read as a private key: {error}") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise RepositoryError(f"{path} is no key on P-256 but a {type(key).__name__}")
-    return key

@@ -18,9 +18,10 @@ from datetime import datetime, timedelta
 import msgspec
 
 from trimtab.fleet.access import certificate_access, password_file, token_access
-from trimtab.fleet.authority import Authority, ServerNames
+from trimtab.fleet.authority import Authority
 from trimtab.fleet.brokers import BrokerTls
 from trimtab.fleet.registry import Registry
+from trimtab.fleet.x509_parts import ServerNames
 from trimtab.package.files import write_atomically
 
 CERTIFICATES_EVERY = timedelta(hours=1)
