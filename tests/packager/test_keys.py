@@ -279,5 +279,5 @@ def test_every_passphrase_opens_what_it_closed_and_no_other_does(passphrase):
     opened = load_pem_private_key(pem, passphrase.encode())
     assert isinstance(opened, Ed25519PrivateKey)
     assert opened.private_bytes_raw() == key.private_bytes_raw()
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         load_pem_private_key(pem, passphrase.encode() + b"x")

@@ -26,23 +26,23 @@ class Team:
     def __init__(self, path: Path, plan: KeyPlan) -> None:
         self.host = path / "host"
         Repository.init(self.host, plan=plan)
-        self._people = path / "people"
-        self._people.mkdir()
+        self.people = path / "people"
+        self.people.mkdir()
         for pem in [*self.host.glob("keys/root*.pem"), *self.host.glob("keys/targets*.pem")]:
-            folder = self._people / pem.stem
+            folder = self.people / pem.stem
             folder.mkdir()
             pem.rename(folder / pem.name)
 
     def repository(self, person: str | None = None) -> Repository:
         """The repository on the host; with a person, with that person's stick in it."""
-        folder = None if person is None else self._people / person
+        folder = None if person is None else self.people / person
         return Repository.open(self.host, sources=KeySources(folder=folder))
 
     def sign_elsewhere(self, person: str):
         """Carries the repository, without keys, to the person's machine, and back."""
-        carried = self._people / person / "carried"
+        carried = self.people / person / "carried"
         shutil.copytree(self.host, carried, ignore=shutil.ignore_patterns("*.pem"))
-        sources = KeySources(folder=self._people / person)
+        sources = KeySources(folder=self.people / person)
         outcome = Repository.open(carried, sources=sources).ceremony.sign()
         shutil.copytree(
             carried / "metadata/staged", self.host / "metadata/staged", dirs_exist_ok=True
@@ -105,6 +105,28 @@ def test_another_release_joins_the_one_that_waits(team):
             team.repository().add_target(name, name.encode())
     team.repository("targets-1").ceremony.sign()
     assert {"demo-1.json", "demo-2.json"} <= team.repository().targets().keys()
+
+
+def test_a_release_takes_along_what_waited(team, device):
+    with pytest.raises(StagedError):
+        team.repository().add_target("demo-1.json", b"one")
+    team.repository("targets-1").add_target("demo-2.json", b"two")
+    assert team.repository().ceremony.status().staged == ()
+    assert device.target(team.repository(), "demo-1.json") == b"one"
+    assert device.target(team.repository(), "demo-2.json") == b"two"
+
+
+def test_a_change_of_root_takes_along_what_waited(team, device):
+    team.repository().ceremony.rotate(Rotation(role="root", add=NewKey(name="dora")))
+    team.sign_elsewhere("root-1")
+    team.sign_elsewhere("root-2")
+    (team.host / "keys" / "root-1.pem").write_bytes(
+        (team.people / "root-1" / "root-1.pem").read_bytes()
+    )
+    team.repository("root-2").ceremony.rotate(Rotation(role="timestamp"))
+    assert team.repository().root_version == 2
+    assert team.repository().ceremony.status().staged == ()
+    device.update(team.repository())
 
 
 def test_a_new_root_needs_the_old_threshold_and_the_new(team, device):

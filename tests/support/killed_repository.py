@@ -9,6 +9,7 @@ so that it forks from a process without threads.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from support.repositories import Device
+from trimtab.errors import StagedError
 from trimtab.package.keys import KeySources, NewKey
 from trimtab.package.new_repository import KeyPlan
 from trimtab.package.passphrases import Passphrases
@@ -41,6 +43,7 @@ ACTIONS: dict[str, Callable[[Repository], object]] = {
         Rotation(role="assignment", add=NewKey(name="anna"), revoke=True)
     ),
     "refresh": lambda repository: repository.refresh_timestamp(),
+    "release onto staged": lambda repository: repository.add_target("demo-2.json", b"two"),
     "sign": lambda repository: repository.ceremony.sign(),
 }
 
@@ -75,6 +78,13 @@ def prepare(path: Path, action: str) -> None:
     repository = Repository.init(path / "repo", plan=KeyPlan(), sources=sources())
     repository.add_target("demo-1.json", b"one")
     Device(path / "device", repository.root).update(repository)
+    if action == "release onto staged":
+        away = path / "away.pem"
+        key = path / "repo" / "keys" / "targets.pem"
+        key.rename(away)
+        with contextlib.suppress(StagedError):
+            repository.add_target("demo-4.json", b"four")
+        away.rename(key)
     if action == "sign":
         # Complete, and not in force for want of the timestamp's key at the time.
         away = path / "away.pem"

@@ -170,6 +170,12 @@ class Changes:
             staged_targets=None if targets else state.staged_targets,
         )
         self._keep(rest)
+        # A staged file that goes with this change becomes the same as what comes into force: so
+        # it is known for a rest if this process dies before it removes it.
+        if root is not None and self._staged.path("root").exists():
+            self._staged.write(root)
+        if targets is not None and self._staged.path("targets").exists():
+            self._staged.write(targets)
         self._files.replace(files)
         self._drop_rests()
         return Outcome(in_force=tuple(files), waiting=self.missing(rest))
