@@ -5,6 +5,7 @@ The report waits in the outbox until the agent runs with a broker again.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -13,6 +14,8 @@ from trimtab_agent.errors import CallerError, PackageError
 from trimtab_agent.source_url import FileSource
 from trimtab_agent.state import Memory
 from trimtab_agent.updater import Updater
+
+_log = logging.getLogger(__name__)
 
 TRIES = 3
 """Errors that may pass, until the run is given up."""
@@ -64,5 +67,6 @@ def update_from(
                 raise step.error
         done = memory.pending is None and updater.knows(signed)
         if done or step.wait_s is None:
+            _log.warning("nothing to do: %s", "this was done before" if done else "updates pause")
             return None
         sleep(step.wait_s)

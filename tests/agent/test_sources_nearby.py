@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import subprocess
+import sys
+from datetime import datetime, timedelta, timezone
 
 import pytest
 
+from support.host import real_package
 from support.manifests import small_package
 from support.tuf_simulator import RetainedBroker, TufSimulator
 from support.updates import Device, World, assignment_message
 from trimtab_agent.config import load_config
 from trimtab_agent.contract import layout
+from trimtab_agent.contract.messages import Assignment
 from trimtab_agent.errors import (
     CallerError,
     ConfigError,
@@ -135,11 +141,12 @@ def assigned(device, folder):
     return target
 
 
-def test_one_update_is_done_and_its_report_kept(device, folder, assigned):
+def test_one_update_is_done_and_its_report_kept(device, folder, assigned, caplog):
     report = offline(device, folder)
     assert (report.outcome, report.active, device.active) == ("active", assigned, assigned)
     assert device.reports == [report]
     assert offline(device, folder) is None  # the same stick once more
+    assert "nothing to do: this was done before" in caplog.text
     assert device.reports == [report]
 
 
@@ -161,15 +168,60 @@ def test_what_does_not_come_is_tried_a_few_times(device, folder, assigned):
     assert offline(device, folder).outcome == "active"  # goes on where it was
 
 
-def test_a_repository_in_a_folder_is_believed_without_a_broker(tmp_path):
-    simulator = TufSimulator()
-    simulator.release("demo-1.json", MANIFEST)
+def write_repository(simulator, folder):
     for topic, (payload, _) in sorted(simulator.broker.retained.items()):
         if "/doc/" in topic:
             *_, name, part = topic.split("/")
-            path = tmp_path / "usb" / layout.document(name)
+            path = folder / layout.document(name)
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb" if part == "0" else "ab") as file:
                 file.write(payload)
+
+
+def test_a_repository_in_a_folder_is_believed_without_a_broker(tmp_path):
+    simulator = TufSimulator()
+    simulator.release("demo-1.json", MANIFEST)
+    write_repository(simulator, tmp_path / "usb")
     trust = TrustStore(tmp_path / "trust", simulator.roots[0])
     assert trust.target(Folder(tmp_path / "usb"), "demo-1.json") == MANIFEST
+
+
+def agent(*arguments):
+    command = [sys.executable, "-m", "trimtab_agent.cli", "run", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+
+def test_from_does_one_update_only(tmp_path):
+    done = agent("--from", "file:/media/usb", "--config", tmp_path / "agent.toml")
+    assert done.returncode == 2
+    assert "--from does one update: add --once" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_stick_brings_a_package_to_an_agent_that_has_no_broker(tmp_path):
+    package, simulator = real_package(tmp_path / "made", "1"), TufSimulator()
+    usb, target = tmp_path / "usb", package.manifest.target_name
+    simulator.release(target, package.manifest_bytes)
+    write_repository(simulator, usb)
+    for sha256, wire in package.wire.items():
+        write(usb, layout.blob(sha256), wire)
+    now = datetime.now(timezone.utc)
+    assignment = Assignment(
+        device="dev-1",
+        counter=1,
+        target=target,
+        issued=now.isoformat(timespec="seconds"),
+        expires=(now + timedelta(days=1)).isoformat(timespec="seconds"),
+    )
+    write(usb, layout.assignment("dev-1"), simulator.assign(assignment))
+    (tmp_path / "1.root.json").write_bytes(simulator.roots[0])
+    config = tmp_path / "agent.toml"
+    config.write_text(
+        'device = "dev-1"\nprofile = "generic-x86-64"\nstate_dir = "state"\n'
+        'root = "1.root.json"\n[measure]\nduration_s = 0.1\nenergy_s = 0.1\n'
+    )
+    done = agent("--once", "--from", f"file:{usb}", "--config", config, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])["report"]
+    assert (report["outcome"], report["active"]) == ("active", target)
+    assert report["transfer"]["by_way"] == {f"file:{usb}": len(package.wire)}
