@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.crash_power import memory_disk
 from support.fuzz_targets import Target, targets
 from trimtab_agent.errors import TrimtabError
 
@@ -147,7 +148,7 @@ def main() -> None:
             harms[key] = save(harm, arguments.out)
             sys.stdout.write(f"{harm.target}: {harm.what}\n    {harms[key]}\n")
 
-    with tempfile.TemporaryDirectory(prefix="trimtab-fuzz-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="trimtab-fuzz-", dir=memory_disk()) as scratch:
         there = [t for t in targets(Path(scratch)) if (arguments.target or "") in t.name]
         counts: Counter[str] = Counter()
         for target in there:
