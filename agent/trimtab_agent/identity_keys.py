@@ -79,7 +79,7 @@ def accept_certificate(files: NextSet, certificate: str, ca: bytes, device: str)
         got = x509.load_pem_x509_certificate(certificate.encode())
         got.verify_directly_issued_by(x509.load_pem_x509_certificate(ca))
         public = got.public_key()
-    except (ValueError, TypeError, InvalidSignature) as error:
+    except (ValueError, TypeError, InvalidSignature, x509.InvalidVersion) as error:
         raise IdentityError(
             f"the certificate that came is not signed by the authority in the token: {error}"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from datetime import timedelta
 
@@ -130,7 +131,17 @@ def forged_request() -> bytes:
     return wrapped(x509.load_der_x509_csr(bytes(signed)).public_bytes(serialization.Encoding.PEM))
 
 
+def request_of_version_16() -> bytes:
+    pem = codec.decode(request(), EnrolmentRequest, what="it").csr.encode()
+    der = x509.load_pem_x509_csr(pem).public_bytes(serialization.Encoding.DER)
+    changed = der.replace(b"\x02\x01\x00", b"\x02\x01\x0f", 1)
+    body = base64.encodebytes(changed).decode()
+    armour = "CERTIFICATE REQUEST-----\n"
+    return wrapped(f"-----BEGIN {armour}{body}-----END {armour}".encode())
+
+
 BAD_REQUESTS = {
+    "a version that is not there": (request_of_version_16, "not a valid CSR version"),
     "nothing": (lambda: b"", "cannot be read"),
     "no JSON": (lambda: b"\xff\x00", "cannot be read"),
     "no request": (lambda: wrapped(b"hello"), "cannot be read"),

@@ -40,6 +40,16 @@ _log = logging.getLogger(__name__)
 
 LONGEST_TOKEN = timedelta(days=30)
 
+_UNREADABLE = (
+    FormatError,
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    InvalidSignature,
+    x509.InvalidVersion,
+)
+"""What cryptography raises over a request that is none, found by fuzzing it."""
+
 
 class Enrolment:
     """Gives tokens and certificates.
@@ -220,7 +230,7 @@ def checked_key(request: bytes, device: str) -> ec.EllipticCurvePublicKey:
         csr = x509.load_pem_x509_csr(pem)
         signed, key = csr.is_signature_valid, csr.public_key()
         names = csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    except (FormatError, ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
+    except _UNREADABLE as error:
         raise IdentityError(f"the signing request cannot be read: {error}") from error
     if not signed:
         raise IdentityError("the signing request is not signed by the key that it names")
