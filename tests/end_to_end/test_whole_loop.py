@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import queue
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,14 @@ import pytest
 from support import graphs
 from support.brokers import KINDS, broker_of, connected
 from trimtab.fleet.broker import Broker
+from trimtab.fleet.publish import assign
+from trimtab.fleet.shelf import Shelf
 from trimtab.graph.run import run_graph
-from trimtab_agent.contract import topics
+from trimtab.workflow.workspace import Workspace
+from trimtab_agent.contract import codec, topics
 from trimtab_agent.contract.chunks import all_chunks
 from trimtab_agent.contract.manifest import parse_manifest
+from trimtab_agent.contract.messages import Progress
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 DEVICE = "bench-1"
@@ -123,7 +128,8 @@ def test_by_hand(setup: Setup):
     assert rows[0]["manifest"]["sizes"]["wire_bytes"] <= package.stat().st_size
 
 
-def test_a_chunk_changed_on_the_broker_is_refused_and_the_old_version_stays(setup: Setup):
+def test_chunks_changed_on_the_broker_never_run_and_the_old_version_stays(setup: Setup):
+    """Nobody is there who could repair them: the device says so, and goes on trying."""
     setup.compress_and_package("1")
     setup.publish("1")
     package = setup.compress_and_package("2", seed=2)
@@ -135,11 +141,10 @@ def test_a_chunk_changed_on_the_broker_is_refused_and_the_old_version_stays(setu
         for chunk in all_chunks(manifest.files):  # those of deltas too
             data = bytes(chunk.wire_bytes)
             link.publish(topics.blob(chunk.sha256), data, retain=True, wait_s=5)
-    report = _assign_only(setup, "tiny-2.json")
-    assert report["outcome"] == "refused"
-    assert report["failure"]["reason"] == "integrity"
-    assert report["active"] == "tiny-1.json"
-    assert setup.status()["active"] == "tiny-1.json"
+    progress = _assign_and_wait(setup, "tiny-2.json", lambda said: "tried again in" in said.detail)
+    assert progress.state == "fetching"
+    status = setup.status()
+    assert (status["active"], status["updating"]) == ("tiny-1.json", "tiny-2.json")
 
 
 def test_optimize_until_the_budget_is_met_and_resume_for_nothing(setup: Setup):
@@ -171,22 +176,18 @@ def _manifest_of(package: Path) -> bytes:
         return archive.read("manifest.json")
 
 
-def _assign_only(setup: Setup, target: str) -> dict:
-    """Tells the device to take a release, without publishing its chunks again."""
-    from trimtab.fleet.ingest import Ingest
-    from trimtab.fleet.publish import assign
-    from trimtab.fleet.reports import ReportStore
-    from trimtab.fleet.shelf import Shelf
-    from trimtab.workflow.workspace import Workspace
-    from trimtab_agent.contract import codec
-
+def _assign_and_wait(setup: Setup, target: str, wanted: Callable[[Progress], bool]) -> Progress:
+    """Assigns a release without publishing its chunks again, and waits for a word of the device."""
     workspace = Workspace.open(setup.workspace)
-    store = ReportStore(workspace.database_url)
     shelf = Shelf(workspace.database_url)
+    heard: queue.Queue[Progress] = queue.Queue()
     with connected(setup.handle, "host") as link:
-        ingest = Ingest(link, store)
-        assignment = assign(link, workspace.repository(), DEVICE, target, shelf=shelf)
-        report = ingest.wait_for_report(DEVICE, assignment.counter, 90)
+        link.subscribe(
+            topics.progress(DEVICE),
+            lambda _, body, __: heard.put(codec.decode(body, Progress, what="progress")),
+        )
+        assign(link, workspace.repository(), DEVICE, target, shelf=shelf)
+        while not wanted(progress := heard.get(timeout=90)):
+            pass
     shelf.close()
-    store.close()
-    return json.loads(codec.encode(report))
+    return progress
