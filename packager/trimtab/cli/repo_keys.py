@@ -82,7 +82,7 @@ def sign(
     staged = opened.ceremony.status().staged
     for metadata in staged:
         for line in metadata.changes:
-            log(f"signing {metadata.role} version {metadata.version}: {line}")
+            log(f"version {metadata.version} of {metadata.role}.json: {line}")
     outcome = opened.ceremony.sign()
     if not staged and not json:
         typer.echo("nothing is staged")

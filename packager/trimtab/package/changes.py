@@ -20,7 +20,10 @@ from trimtab.package.metadata import Clock, MetadataFiles, S, encode, expiry
 from trimtab.package.signing import OnlineSigner, add_signatures, is_signed, role_keys, standing
 from trimtab.package.staged import StagedFiles, State
 
-ENOUGH = "enough keys have signed; `trimtab repo sign` puts it in force"
+ENOUGH = (
+    "enough keys have signed; `trimtab repo sign` puts it in force on the machine with the online "
+    "keys"
+)
 
 OfflineRole = Literal["root", "targets"]
 
@@ -163,7 +166,7 @@ class Changes:
             files = self._encode(state, root, targets)
         except MissingKeyError as error:
             self._keep(state)
-            return Outcome(waiting=(f"{ENOUGH}, and is run where the online keys are: {error}",))
+            return Outcome(waiting=(f"{ENOUGH}; here {error}",))
         rest = replace(
             state,
             staged_root=None if root else state.staged_root,
