@@ -149,7 +149,8 @@ def load_config(path: Path) -> Config:
         config = msgspec.toml.decode(path.read_bytes(), type=Config)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        # ValueError: bytes that are no UTF-8, and Python's own for a number of 5,000 digits.
         raise ConfigError(f"{path}: {error}") from error
     _check(path, "$.device", check_device_id, config.device)
     if config.broker is not None:
