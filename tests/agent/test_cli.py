@@ -227,7 +227,7 @@ def test_a_broker_that_is_not_there(lonely_config, port):
 
 def test_a_broker_that_comes_later_is_waited_for(lonely_config, port, tmp_path):
     with running("run", "--config", lonely_config) as process:
-        assert "trying again in 1 s" in process.stderr.readline()
+        assert "; trying again in " in process.stderr.readline()
         with (
             brokers.broker("mosquitto", tmp_path, port=port) as address,
             contextlib.closing(Host(address)) as host,
