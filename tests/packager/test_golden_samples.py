@@ -76,7 +76,7 @@ def test_the_seed_draws_the_samples_and_the_model_does_not():
         (4, 10**6, 128),  # all that labels have use for
         (1000, 10**4, 2),  # the least (noise packs badly)
         (50, 10**4, 6),  # a quarter of a small model
-        (50, 10**5, 42),  # 16 KiB
+        (50, 3 * 10**4, 10),  # 4 KiB
         (1000, 2 * 10**6, 26),  # a tenth
     ],
 )

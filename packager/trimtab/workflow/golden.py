@@ -28,10 +28,10 @@ _MOST = 16
 _MOST_LABELLED = 128
 _WIRE_SHARE = 0.1
 _SMALL_WIRE_SHARE = 0.25
-_SMALL_WIRE_BYTES = 16 * 1024
+_SMALL_WIRE_BYTES = 4 * 1024
 _RAW_BYTES = 4 * 1024**2
 """Samples travel with the model, and lie in the memory of the process that checks them. On the wire
-they may take a tenth of the model's bytes; up to 16 KiB, a quarter. Unpacked, 4 MiB or a tenth."""
+they may take a tenth of the model's bytes; up to 4 KiB, a quarter. Unpacked, 4 MiB or a tenth."""
 
 _PROBED = 4
 """Samples whose packed size stands for that of all."""
