@@ -12,7 +12,7 @@ lanes. So small tensors can share them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,29 +27,36 @@ LOWEST_STATE = 1 << 16
 _SLOT = np.uint32((1 << SCALE_BITS) - 1)
 _SCALE_BITS = np.uint32(SCALE_BITS)
 _WORD_BITS = np.uint32(16)
-_LOW_HALF = np.uint32(0xFFFF)
 _LOWEST = np.uint32(LOWEST_STATE)
 
+_LOW_HALF = 0 if sys.byteorder == "little" else 1
+"""Which half of a 32-bit number in memory has its lower bits."""
 
-@dataclass(frozen=True, slots=True)
+_SYMBOLS_AT_ONCE = 1 << 14
+"""So many symbols are looked up in one call."""
+
+_FEW_LANES = 1 << 11
+"""Up to here calls cost more than elements, and fewer calls are faster than faster ones."""
+
+
 class _Arrays:
-    """The lanes' states, and room for the results of a step: numpy allocates nothing then."""
+    """The lanes' states, and room for the results of a step: numpy allocates nothing then.
 
-    state: NDArray[np.uint32]
-    index: NDArray[np.int64]
-    entry: NDArray[np.uint32]
-    field: NDArray[np.uint32]
-    low: NDArray[np.bool_]
+    Args:
+        state: One a lane.
+    """
+
+    def __init__(self, state: NDArray[np.uint32]) -> None:
+        self.state = state
+        halves = state.view(np.uint16).reshape(-1, 2)
+        self.low_half, self.high_half = halves[:, _LOW_HALF], halves[:, 1 - _LOW_HALF]
+        self.frequency = np.empty(state.size, np.uint32)
+        self.place = np.empty(state.size, np.uint32)
+        self.is_low = np.empty(state.size, np.bool_)
 
     def first(self, count: int) -> _Arrays:
         """Returns the first `count` lanes; they share their states."""
-        return _Arrays(
-            self.state[:count],
-            self.index[:count],
-            self.entry[:count],
-            self.field[:count],
-            self.low[:count],
-        )
+        return self if count == self.state.size else _Arrays(self.state[:count])
 
 
 class Lanes:
@@ -60,14 +67,7 @@ class Lanes:
     """
 
     def __init__(self, states: NDArray[np.uint32]) -> None:
-        count = states.size
-        self._arrays = _Arrays(
-            state=states.astype(np.uint32),
-            index=np.empty(count, np.int64),
-            entry=np.empty(count, np.uint32),
-            field=np.empty(count, np.uint32),
-            low=np.empty(count, np.bool_),
-        )
+        self._arrays = _Arrays(states.astype(np.uint32))
 
     def decode(
         self,
@@ -88,24 +88,51 @@ class Lanes:
             FormatError: The symbols take more or fewer words.
         """
         symbols = np.empty(count, np.uint8)
-        arrays = self._arrays
-        lanes = arrays.state.size
+        lanes = self._arrays.state.size
+        at_once = max(1, _SYMBOLS_AT_ONCE // lanes) * lanes
+        slots = np.empty(min(at_once, count), np.int64)
         used = 0
-        for start in range(0, count, lanes):
-            if count - start < lanes:
-                arrays = arrays.first(count - start)
-            stop = start + lanes
-            np.bitwise_and(arrays.state, _SLOT, out=arrays.index, casting="unsafe")
-            if contexts is not None:
-                np.left_shift(contexts[start:stop], _SCALE_BITS, out=arrays.field)
-                np.add(arrays.index, arrays.field, out=arrays.index)
+        for start in range(0, count, at_once):
+            some = slice(start, min(start + at_once, count))
+            taken = slots[: some.stop - start]
+            tables = None if contexts is None else contexts[some].astype(np.int64) << SCALE_BITS
+            used = self._take(lookup, tables, taken, words, used)
             # "raise", numpy's default, would copy what it writes.
-            lookup.symbols.take(arrays.index, out=symbols[start:stop], mode="wrap")
-            lookup.places.take(arrays.index, out=arrays.entry, mode="wrap")
-            used = _advance(arrays, words, used)
+            lookup.symbols.take(taken, out=symbols[some], mode="wrap")
         if used != words.size:
             raise FormatError(f"coded symbols take {used} words of {words.size}")
         return symbols
+
+    def _take(
+        self,
+        lookup: Lookup,
+        tables: NDArray[np.int64] | None,
+        slots: NDArray[np.int64],
+        words: NDArray[np.uint16],
+        used: int,
+    ) -> int:
+        """Takes symbols off the states; their slots in the lookup table go into `slots`.
+
+        Which symbols they are is looked up afterwards, many steps at a time.
+
+        Returns:
+            How many words are used after it.
+        """
+        lanes = self._arrays.state.size
+        for start in range(0, slots.size, lanes):
+            slot = slots[start : start + lanes]
+            arrays = self._arrays.first(slot.size)
+            state = arrays.state
+            np.bitwise_and(state, _SLOT, out=slot, casting="unsafe")
+            if tables is not None:
+                np.add(slot, tables[start : start + lanes], out=slot)
+            lookup.frequencies.take(slot, out=arrays.frequency, mode="wrap")
+            lookup.places.take(slot, out=arrays.place, mode="wrap")
+            np.right_shift(state, _SCALE_BITS, out=state)
+            np.multiply(state, arrays.frequency, out=state)
+            np.add(state, arrays.place, out=state)
+            used = _refill(arrays, words, used)
+        return used
 
     def check_end(self) -> None:
         """Checks that every lane is back where the encoder began.
@@ -117,25 +144,23 @@ class Lanes:
             raise FormatError("the coded symbols of a block do not add up: the stream is damaged")
 
 
-def _advance(arrays: _Arrays, words: NDArray[np.uint16], used: int) -> int:
-    """Takes the symbols whose `entry` was looked up off the states, and refills those too low.
+def _refill(arrays: _Arrays, words: NDArray[np.uint16], used: int) -> int:
+    """Puts a word into each state that is too low.
 
     Returns:
         How many words are used after it.
     """
-    state, entry, field, low = arrays.state, arrays.entry, arrays.field, arrays.low
-    np.right_shift(state, _SCALE_BITS, out=state)
-    np.right_shift(entry, _WORD_BITS, out=field)
-    np.multiply(state, field, out=state)
-    np.bitwise_and(entry, _LOW_HALF, out=field)
-    np.add(state, field, out=state)
-    np.less(state, _LOWEST, out=low)
-    thirsty = low.nonzero()[0]
+    np.less(arrays.state, _LOWEST, out=arrays.is_low)
+    thirsty = arrays.is_low.nonzero()[0]
     after = used + thirsty.size
     if after > words.size:
         raise FormatError(f"coded symbols take more than their {words.size} words")
-    refilled = state.take(thirsty, mode="wrap")
+    if arrays.state.size <= _FEW_LANES:
+        arrays.high_half[thirsty] = arrays.low_half[thirsty]
+        arrays.low_half[thirsty] = words[used:after]
+        return after
+    refilled = arrays.state.take(thirsty, mode="wrap")
     np.left_shift(refilled, _WORD_BITS, out=refilled)
     np.bitwise_or(refilled, words[used:after], out=refilled)
-    state[thirsty] = refilled
+    arrays.state[thirsty] = refilled
     return after

@@ -69,20 +69,23 @@ class Lookup:
 
     Attributes:
         symbols: The symbol in each of the `SCALE` slots of a table.
-        places: For each slot, its symbol's frequency (upper 16 bits) and the slot's place within
-            the symbol's range (lower 16 bits).
+        frequencies: For each slot, its symbol's frequency.
+        places: For each slot, its place within the symbol's range.
     """
 
     symbols: NDArray[np.uint8]
+    frequencies: NDArray[np.uint32]
     places: NDArray[np.uint32]
 
 
 def lookup(tables: Sequence[NDArray[np.int64]]) -> Lookup:
     """Returns the decoder's view of tables of frequencies."""
-    symbols, places = [], []
-    for frequency in tables:
-        symbol = np.repeat(np.arange(frequency.size), frequency)
-        place = np.arange(SCALE) - (np.cumsum(frequency) - frequency)[symbol]
-        symbols.append(symbol.astype(np.uint8))
-        places.append((frequency[symbol] << 16 | place).astype(np.uint32))
-    return Lookup(np.concatenate(symbols), np.concatenate(places))
+    frequency = np.concatenate(tables)
+    # Frequencies of a table add up to SCALE, so that slots of all tables follow each other.
+    starts = np.cumsum(frequency) - frequency
+    symbols = np.arange(frequency.size) % SYMBOLS
+    return Lookup(
+        np.repeat(symbols.astype(np.uint8), frequency),
+        np.repeat(frequency.astype(np.uint32), frequency),
+        (np.arange(frequency.sum()) - np.repeat(starts, frequency)).astype(np.uint32),
+    )
