@@ -12,6 +12,7 @@ from support.manifests import SmallPackage, small_package
 from support.models import INPUTS, WIDTH, write_model
 from support.tuf_simulator import TufSimulator
 from trimtab_agent.contract import codec, topics
+from trimtab_agent.contract.manifest import TensorSpec
 from trimtab_agent.contract.messages import (
     Acknowledgement,
     Assignment,
@@ -102,5 +103,14 @@ def real_package(directory: Path, version: str, *, wrong: bool = False) -> Small
     golden = directory / "golden.npz"
     np.savez(golden, in_0=one, in_1=two, out_0=one + two + float(wrong), out_1=one - two)
     return small_package(
-        version, model=model.read_bytes(), golden=golden.read_bytes(), golden_count=4
+        version,
+        model=model.read_bytes(),
+        golden=golden.read_bytes(),
+        golden_count=4,
+        inputs=_float32(*INPUTS),
+        outputs=_float32("sum", "difference"),
     )
+
+
+def _float32(*names: str) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(name=name, shape=(1, WIDTH), dtype="float32") for name in names)

@@ -18,6 +18,7 @@ from trimtab_agent.contract.manifest import (
     PackageFile,
     RuntimeSpec,
     Sizes,
+    TensorSpec,
 )
 
 
@@ -67,6 +68,8 @@ def small_package(
     runtime: str = "tflite",
     hardware: Hardware | None = None,
     budget: Budget | None = None,
+    inputs: tuple[TensorSpec, ...] = (),
+    outputs: tuple[TensorSpec, ...] = (),
 ) -> SmallPackage:
     """Makes a package with the files `model/weights.bin` and `golden.npz`."""
     model_file, wire = cut("model/weights.bin", model)
@@ -80,8 +83,8 @@ def small_package(
         profile="generic-x86-64",
         hardware=hardware or Hardware(),
         runtime=RuntimeSpec(name=runtime, model="model/weights.bin"),
-        inputs=(),
-        outputs=(),
+        inputs=inputs,
+        outputs=outputs,
         golden=Golden(path="golden.npz", count=golden_count, max_abs_error=0.1),
         sizes=Sizes(wire_bytes=sum(map(len, wire.values())), file_bytes=len(model), weight_bytes=0),
         evaluation=None,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from trimtab_agent.bench import golden, latency, memory, turns
+from trimtab_agent.bench.interface import check_interface
 from trimtab_agent.bench.plan import Plan
 from trimtab_agent.bench.protocol import Opened, Reply, Request, Turn, TurnTimes
 from trimtab_agent.contract import codec
@@ -62,10 +63,12 @@ def serve(request: Request) -> Reply:
 
 
 def _golden(request: Request, samples: golden.Samples) -> Reply:
-    """Compares the outputs with those that the package promises."""
+    """Compares the model with what the package tells and promises of it."""
     if request.golden is None:
         raise CallerError("the mode 'golden' needs the manifest's golden entry, got none")
     session = _load(request)
+    if request.interface is not None:
+        check_interface(session, request.interface)
     return _reply(session, golden=golden.check(session, samples, request.golden))
 
 

@@ -25,7 +25,16 @@ if TYPE_CHECKING:
 
 
 # What numpy and zipfile raise for a file that is missing, cut short, altered or not theirs.
-_UNREADABLE = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+# MemoryError is numpy's answer to a header that promises terabytes.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 # Samples that are run a second time; each takes as long as an inference.
 _BACKWARDS = 16
@@ -62,6 +71,7 @@ def load_samples(path: Path) -> Samples:
         # Opened here, because numpy leaves the file open when it is no archive. Pickled objects
         # could run code, and a package is data.
         with path.open("rb") as file, NpzFile(file, allow_pickle=False) as archive:
+            _check_stored(archive)
             members = {name: archive[name] for name in archive.files}
     except _UNREADABLE as error:
         raise FormatError(f"golden samples {path} cannot be read: {error}") from error
@@ -77,6 +87,17 @@ def load_samples(path: Path) -> Samples:
             f"same number of samples; it holds {found}"
         )
     return samples
+
+
+def _check_stored(archive: NpzFile) -> None:
+    """Refuses members that are compressed: a megabyte of them can unpack to a gigabyte.
+
+    Raises:
+        ValueError: One is.
+    """
+    packed = [info.filename for info in archive.zip.infolist() if info.compress_type]
+    if packed:
+        raise ValueError(f"{', '.join(packed)} must be stored, not compressed")
 
 
 def check(session: Session, samples: Samples, golden: Golden) -> GoldenCheck:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trimtab_agent.bench import environment
+from trimtab_agent.bench.interface import Interface
 from trimtab_agent.bench.plan import QUICK, Plan
 from trimtab_agent.bench.process import run_child
 from trimtab_agent.bench.protocol import Mode, Reply, Request
@@ -80,6 +81,7 @@ def check_golden(
     golden_path: Path,
     golden: Golden,
     *,
+    interface: Interface | None = None,
     plan: Plan = QUICK,
     cache_dir: Path | None = None,
 ) -> GoldenCheck:
@@ -90,13 +92,15 @@ def check_golden(
         model_path: The model file.
         golden_path: The golden samples. `golden.path` is not read but for messages.
         golden: How many samples there are, and how far an output may be off.
+        interface: What the manifest says of inputs and outputs; None to hold against nothing.
         plan: For `timeout_s` alone.
         cache_dir: Where an accelerator's compiled form of the model is kept; see `runtimes.load`.
 
     Raises:
         GoldenError: An output is further off than `golden.max_abs_error`, or not finite.
         MeasurementError: The process crashed, was killed or ran out of time.
-        FormatError: The model or the samples cannot be loaded, or do not fit each other.
+        FormatError: The model or the samples cannot be loaded, do not fit each other, or the
+            model is not as `interface` says.
         RuntimeUnavailableError: The runtime or its provider is not on this machine.
         CallerError: The runtime refuses an option.
     """
@@ -109,6 +113,7 @@ def check_golden(
             plan=plan,
             cache_dir=_text(cache_dir),
             golden=golden,
+            interface=interface,
         )
     )
     if reply.golden is None:

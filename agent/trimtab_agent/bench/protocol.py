@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from trimtab_agent.bench.interface import Interface
 from trimtab_agent.bench.plan import Plan
 from trimtab_agent.contract.manifest import Golden, RuntimeSpec
 from trimtab_agent.contract.measurement import Energy, Latency, Memory, OperatorTime
@@ -26,6 +27,7 @@ class Request(msgspec.Struct, kw_only=True, frozen=True):
         golden_path: Absolute path of the golden samples, which are also what is run.
         plan: Lengths of the passes.
         golden: What to hold the outputs against; in the mode `golden` only.
+        interface: What the model's inputs and outputs must be; None if nobody has told.
         cache_dir: Absolute path of the folder for what an accelerator compiles; None to keep
             nothing.
         power_root: Where the power sensors' `sys` and `proc` are; `/` but for tests.
@@ -37,6 +39,7 @@ class Request(msgspec.Struct, kw_only=True, frozen=True):
     golden_path: str
     plan: Plan
     golden: Golden | None = None
+    interface: Interface | None = None
     cache_dir: str | None = None
     power_root: str = "/"
 
