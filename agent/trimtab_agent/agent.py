@@ -125,6 +125,7 @@ class Agent:
         active: Tells the TUF target name of the active package, or None.
         service: Told that the agent is ready, and that it is alive.
         show: Told of every report and every refusal.
+        clock: Seconds from any start, never backwards.
     """
 
     def __init__(
@@ -139,6 +140,7 @@ class Agent:
         active: Callable[[], str | None],
         service: Service,
         show: Callable[[Report | TrimtabError], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._device = device
         self._link = link
@@ -149,10 +151,11 @@ class Agent:
         self._active = active
         self._service = service
         self._show = show
+        self._clock = clock
         self._events: queue.Queue[Event] = queue.Queue()
         self._status = b""
         self._errors = 0
-        self._connect_due_s: float | None = time.monotonic()
+        self._connect_due_s: float | None = self._clock()
         self._connect_failures = 0
 
     def run(self, *, once: bool) -> Report | None:
@@ -171,6 +174,18 @@ class Agent:
             NetworkError: With `once`: something did not come in `ONCE_TRIES`.
             DamagedError: The database was damaged while the agent ran; the next start mends it.
         """
+        self.start()
+        report = None
+        while report is None:
+            report = self.turn(once=once)
+        return report
+
+    def start(self) -> None:
+        """Mends what a killed run left, and listens; comes before the first `turn`.
+
+        Raises:
+            DamagedError: As `run`.
+        """
         self._service.alive(LONGEST_STEP_S)
         with _storage_logged():
             self._updater.clean_up()
@@ -178,16 +193,26 @@ class Agent:
         self._subscribe()
         # Not after the connection: a broker that is away is no reason to restart the agent.
         self._service.ready()
-        while True:
-            self._service.alive(LONGEST_STEP_S)
-            connect_s = self._connect(once=once)
-            # Also without a broker: a trial goes on, and what failed is taken back.
-            step = self._updater.step(self._has_urgent)
-            self._tell(step, once=once)
-            if step.ended and once:
-                self._say_farewell()
-                return step.ended
-            self._act(self._wait(step.wait_s, connect_s))
+
+    def turn(self, *, once: bool) -> Report | None:
+        """Does one step, waits for the next thing to happen, and acts on it; see `run`.
+
+        Returns:
+            With `once`: the report of the update that has ended; None before.
+
+        Raises:
+            TrimtabError: As `run`.
+        """
+        self._service.alive(LONGEST_STEP_S)
+        connect_s = self._connect(once=once)
+        # Also without a broker: a trial goes on, and what failed is taken back.
+        step = self._updater.step(self._has_urgent)
+        self._tell(step, once=once)
+        if step.ended and once:
+            self._say_farewell()
+            return step.ended
+        self._act(self._wait(step.wait_s, connect_s))
+        return None
 
     def stop(self) -> None:
         """Says that this device goes, so that the broker need not find out."""
@@ -227,7 +252,7 @@ class Agent:
         """
         if self._connect_due_s is None:
             return None
-        left_s = self._connect_due_s - time.monotonic()
+        left_s = self._connect_due_s - self._clock()
         if left_s > 0:
             return left_s
         try:
@@ -240,7 +265,7 @@ class Agent:
             )
             _log.warning("%s; trying again in %.1f s", error, wait_s)
             self._connect_failures += 1
-            self._connect_due_s = time.monotonic() + wait_s
+            self._connect_due_s = self._clock() + wait_s
             return wait_s
         self._connect_due_s = None
         return None
@@ -325,9 +350,9 @@ class Agent:
 
     def _say_farewell(self) -> None:
         """Waits a while for the host to acknowledge the report; it is kept in any case."""
-        deadline = time.monotonic() + FAREWELL_S
-        while len(self._outbox) and time.monotonic() < deadline:
-            event = self._wait(deadline - time.monotonic())
+        deadline = self._clock() + FAREWELL_S
+        while len(self._outbox) and self._clock() < deadline:
+            event = self._wait(deadline - self._clock())
             if not isinstance(event, Assigned):  # the broker keeps it for the next run
                 self._act(event)
 
