@@ -213,6 +213,8 @@ def _check_litter(state_dir: Path, disk: Disk, world: World, *, powered: bool) -
     empty = {str(path.relative_to(state_dir)) for path in folders if not any(path.iterdir())}
     # A directory whose content a power cut took is no litter: what belongs there comes back.
     spared = {"packages/staging"} if powered else {*empty} - {n for n in empty if "staging/" in n}
+    if not kept:  # a first update that was given up
+        spared |= {"packages/chunks", "packages/versions"}
     if empty - spared:
         raise BrokenDeviceError(f"empty directories: {empty - spared}")
     wanted = {sha256 for release in kept for sha256 in _chunks(release)}
