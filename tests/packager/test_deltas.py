@@ -10,11 +10,13 @@ from onnx import helper, numpy_helper
 
 from support.chunk_packs import packed
 from support.packages import make_package
+from support.reports import make_report
+from trimtab.fleet.reports import ReportStore
 from trimtab.package.coding.segment import Segment
 from trimtab.package.coding.segments import segments
 from trimtab.package.coding.stream import encode_delta
 from trimtab.package.read import open_package
-from trimtab.workflow.release import earlier_versions
+from trimtab.workflow.bases import bases_for, choose
 from trimtab.workflow.workspace import Workspace
 from trimtab_agent.coding.stream import decode_stream
 from trimtab_agent.contract.chunks import all_chunks, distinct_chunks, sha256_hex
@@ -207,20 +209,55 @@ def test_versions_that_share_nothing_have_no_delta(tmp_path):
     assert open_package(second).manifest.file(MODEL).deltas == ()
 
 
-def test_the_newest_released_versions_of_the_name_are_bases(tmp_path):
+def test_newest_versions_and_those_that_run_are_bases(tmp_path):
     workspace = Workspace.create(tmp_path / "workspace")
 
-    def make(name, version, day, *, released=True):
+    def make(name, version, day, *, released=True, bases=(), data=b"x" * 1000):
+        created = f"2026-11-{day:02}T00:00:00Z"
         path = make_package(
-            workspace.packages, name=name, version=version, created=f"2026-11-{day:02}T00:00:00Z"
+            workspace.packages,
+            name=name,
+            version=version,
+            created=created,
+            bases=bases,
+            data=data,
         )
+        package = open_package(path)
         if released:
-            package = open_package(path)
             workspace.repository().add_target(package.manifest.target_name, package.manifest_bytes)
+        return package
 
-    for day in range(1, 7):
+    def versions(version="9", day=9):
+        found = bases_for(
+            workspace, name="demo", version=version, created=f"2026-11-{day:02}T00:00:00Z"
+        )
+        return [package.manifest.version for package in found]
+
+    def report(device, counter, active):
+        store = ReportStore(workspace.database_url)
+        store.add(make_report(counter, id=f"{device}-{counter}", device=device, active=active))
+        store.close()
+
+    first = make("demo", "1", 1, data=RANDOM.bytes(1000))
+    for day in range(2, 8):
         make("demo", str(day), day)
     make("demo-other", "1", 3)
     make("demo", "unreleased", 3, released=False)
-    found = earlier_versions(workspace, name="demo", version="5", created="2026-11-05T00:00:00Z")
-    assert [package.manifest.version for package in found] == ["4", "3", "2", "1"]
+    assert versions() == ["7", "6", "5", "4"]
+    assert versions("8", 4) == ["4", "3", "2", "1"], "none that was compressed later"
+    report("old", 1, "demo-2.json")
+    report("old", 2, "demo-1.json")
+    report("other", 1, "demo-other-1.json")
+    report("empty", 1, None)
+    assert versions() == ["7", "6", "5", "4", "1"]
+    data = first.read_file("model.tflite")
+    make("demo", "9", 9, bases=[first.as_base()], data=data[:500] + b"!" + data[501:])
+    report("old", 3, "demo-9.json")
+    assert versions() == ["1"], "a released version keeps the bases it was released with"
+
+
+def test_no_more_versions_are_bases_than_there_may_be():
+    targets = [f"demo-{number}.json" for number in range(30, 0, -1)]
+    assert choose(targets, {"demo-1.json", "demo-29.json", "gone.json"}) == [0, 1, 2, 3, 29]
+    assert choose(targets, set(targets)) == list(range(8))
+    assert choose(targets[:2], set()) == [0, 1]

@@ -8,12 +8,12 @@ import re
 import threading
 import time
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.brokers import KINDS, broker_of, connected
+from support.reports import INVENTORY, make_report
 from trimtab.errors import DeviceTimeoutError
 from trimtab.fleet.devices import Devices
 from trimtab.fleet.ingest import Ingest
@@ -21,48 +21,10 @@ from trimtab.fleet.reports import ReportStore
 from trimtab_agent.contract import codec, topics
 from trimtab_agent.contract.messages import (
     Acknowledgement,
-    Failure,
-    Inventory,
     Progress,
-    Report,
     Status,
 )
 from trimtab_agent.errors import CallerError, StorageError
-
-INVENTORY = Inventory(
-    profile="generic-x86-64",
-    architecture="x86_64",
-    cpu_model=None,
-    cores=2,
-    ram_bytes=1 << 30,
-    os="Linux",
-    kernel="6",
-    python="3.11",
-    agent_version="0.1.0",
-    runtimes={},
-    power_source=None,
-)
-
-
-def make_report(number=1, **changes):
-    report = Report(
-        id=f"report-{number}",
-        device="dev-1",
-        counter=number,
-        target="demo-1.json",
-        target_sha256="0" * 64,
-        trial="t1",
-        outcome="rolled_back",
-        active=None,
-        failure=Failure(state="checked", reason="golden", message="differs by 0.5"),
-        transfer=None,
-        golden=None,
-        measurement=None,
-        inventory=INVENTORY,
-        started="2026-11-22T00:00:00Z",
-        finished="2026-11-22T00:00:01Z",
-    )
-    return msgspec.structs.replace(report, **changes)
 
 
 @pytest.fixture

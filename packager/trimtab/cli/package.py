@@ -35,14 +35,14 @@ def command(
 
     Example: trimtab package small/tflite --name watch --version 1
     """
+    from trimtab.workflow.bases import bases_for
     from trimtab.workflow.compressed import read_compressed
-    from trimtab.workflow.release import earlier_versions, release
+    from trimtab.workflow.release import release
     from trimtab.workflow.workspace import Workspace as Opened
 
     opened = Opened.open(workspace, sources=key_sources(keys, passphrase_file))
-    bases = earlier_versions(
-        opened, name=name, version=version, created=read_compressed(folder).created
-    )
+    created = read_compressed(folder).created
+    bases = bases_for(opened, name=name, version=version, created=created)
     released = release(
         folder, opened, name=name, version=version, bases=bases, processing=processing
     )

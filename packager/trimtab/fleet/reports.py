@@ -92,6 +92,17 @@ class ReportStore:
         """
         return self._select(*([_reports.c.device == device] if device else []))
 
+    def active(self) -> dict[str, str]:
+        """Returns what each device ran when it reported last, by device; not those with nothing.
+
+        Raises:
+            StorageError: The database cannot be read.
+            FormatError: What is stored is no report.
+        """
+        newest = sa.select(sa.func.max(_reports.c.sequence)).group_by(_reports.c.device)
+        found = self._select(_reports.c.sequence.in_(newest))
+        return {report.device: report.active for report in found if report.active is not None}
+
     def _select(self, *conditions: sa.ColumnElement[bool]) -> list[Report]:
         query = sa.select(_reports.c.body).where(*conditions)
         with self._database.begin() as connection:

@@ -15,6 +15,7 @@ from trimtab.search.candidates import Candidate, ladder
 from trimtab.search.loop import Listener, SearchResult, search
 from trimtab.search.trial import Built, Measured, measured_from_report
 from trimtab.search.verdict import Item, verdict
+from trimtab.workflow.bases import packages_of
 from trimtab.workflow.compress import Compressor, check_harm_visible
 from trimtab.workflow.deliver import Delivery
 from trimtab.workflow.release import release
@@ -99,12 +100,12 @@ def optimize(
     """
     if task.forbid_harm:
         check_harm_visible(task.source)
-    delivery.wait_until_online(task.device)
-    device = _MqttDevice(task.device, delivery)
+    status = delivery.wait_until_online(task.device)
+    device = _MqttDevice(task.device, delivery, active=status.active)
     result = search(
         ladder(task.profile, task.targets, has_data=task.source.dataset is not None),
         task.budget,
-        builder=_PackageBuilder(task, workspace, log),
+        builder=_PackageBuilder(task, workspace, device, log),
         device=device,
         path=task.output / SEARCH_FILE,
         subject=_subject(task),
@@ -136,9 +137,16 @@ def _subject(task: Task) -> dict[str, str]:
 class _PackageBuilder:
     """The search's port to the host: candidates to signed packages."""
 
-    def __init__(self, task: Task, workspace: Workspace, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        task: Task,
+        workspace: Workspace,
+        device: _MqttDevice,
+        log: Callable[[str], None],
+    ) -> None:
         self._task = task
         self._workspace = workspace
+        self._device = device
         self._compressor = Compressor(task.source, task.profile, seed=task.seed, log=log)
 
     def build(self, candidate: Candidate) -> Built:
@@ -157,6 +165,8 @@ class _PackageBuilder:
             name=task.name,
             version=f"{stamp}.{candidate.id}",
             budget=task.budget,
+            # Of candidates little recurs but their golden samples, a fourth of a small package.
+            bases=packages_of(self._workspace, [self._device.active], name=task.name),
         )
         return Built(
             package=str(released.path),
@@ -168,12 +178,16 @@ class _PackageBuilder:
 
 
 class _MqttDevice:
-    """The search's port to the device: packages to measurements."""
+    """The search's port to the device: packages to measurements.
 
-    def __init__(self, device: str, delivery: Delivery) -> None:
+    Attributes:
+        active: Target name of what the device runs, or None.
+    """
+
+    def __init__(self, device: str, delivery: Delivery, *, active: str | None) -> None:
         self._device = device
         self._delivery = delivery
-        self._active: str | None = None
+        self.active = active
 
     def measure(self, candidate: Candidate, built: Built) -> Measured:
         """Publishes the package, assigns it, and waits for what the device reports."""
@@ -182,7 +196,7 @@ class _MqttDevice:
 
     def settle(self, built: Built) -> None:
         """Makes sure that the device runs this package in the end."""
-        if self._active != built.target:
+        if self.active != built.target:
             self._delivery.publish(open_package(Path(built.package)))
             self._assign(built, SETTLED_GATES, trial=None)
 
@@ -190,5 +204,5 @@ class _MqttDevice:
         terms = Terms(gates=gates)
         assignment = self._delivery.assign(self._device, built.target, trial, terms)
         report = self._delivery.wait_for_report(assignment, REPORT_TIMEOUT_S)
-        self._active = report.active
+        self.active = report.active
         return measured_from_report(report)

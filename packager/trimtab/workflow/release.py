@@ -20,9 +20,6 @@ from trimtab.workflow.workspace import Workspace
 from trimtab_agent.contract.manifest import Budget, Hardware, Manifest, RuntimeSpec
 from trimtab_agent.errors import FormatError
 
-MAX_BASES = 4
-"""Deltas are made from so many earlier versions."""
-
 
 @dataclass(frozen=True)
 class Released:
@@ -80,34 +77,6 @@ def release(
     package = open_package(path)
     workspace.repository().add_target(package.manifest.target_name, package.manifest_bytes)
     return Released(path, package.manifest)
-
-
-def earlier_versions(
-    workspace: Workspace, *, name: str, version: str, created: str
-) -> list[Package]:
-    """Returns the newest released packages of a name: what devices may have installed.
-
-    Args:
-        workspace: The workspace.
-        name: The package's name.
-        version: The version that they are earlier than.
-        created: When its model was compressed. What was compressed later is left out, so that
-            the same version is made the same again.
-
-    Raises:
-        PackageError: A package is damaged.
-        RepositoryError: The workspace lacks metadata.
-    """
-    released = workspace.repository().targets()
-    found = []
-    for path in workspace.packages.glob(f"{name}-*.trimtab"):
-        if f"{path.stem}.json" not in released or path.stem == f"{name}-{version}":
-            continue
-        package = open_package(path)
-        if package.manifest.name == name and package.manifest.created <= created:
-            found.append(package)
-    found.sort(key=lambda package: (package.manifest.created, package.path), reverse=True)
-    return found[:MAX_BASES]
 
 
 def find_package(workspace: Workspace, name_or_path: str) -> Package:
