@@ -1,6 +1,6 @@
 """The agent's life: connect, wait for something to happen, act on it.
 
-Handlers of the connection only put events into a queue. Everything that takes time or touches the
+Handlers of the connection only put events into a mailbox. Everything that takes time or touches the
 disk happens here, on the caller's thread, one thing after the other.
 """
 
@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 from trimtab_agent.backoff import full_jitter_s
@@ -24,6 +22,14 @@ from trimtab_agent.errors import (
     PackageError,
     StorageError,
     TrimtabError,
+)
+from trimtab_agent.mailbox import (
+    Acknowledged,
+    Assigned,
+    Commanded,
+    Connected,
+    Event,
+    Mailbox,
 )
 from trimtab_agent.outbox import Outbox
 from trimtab_agent.systemd import Service
@@ -69,37 +75,12 @@ class Connection(Protocol):
         """Publishes or raises `BrokerError`."""
 
 
-@dataclass(frozen=True)
-class Assigned:
-    """A signed assignment came."""
-
-    signed: bytes
-
-
-@dataclass(frozen=True)
-class Acknowledged:
-    """The host has stored reports."""
-
-    message: bytes
-
-
-@dataclass(frozen=True)
-class Commanded:
-    """A signed command came."""
-
-    signed: bytes
-
-
-@dataclass(frozen=True)
-class Connected:
-    """A connection was made."""
-
-
-Event = Assigned | Acknowledged | Commanded | Connected
-
-
 class Commands(Protocol):
     """What does what the host asks for now; `trimtab_agent.commands.Commands` is one."""
+
+    @property
+    def listening(self) -> bool:
+        """Whether a message would be looked at, and not dropped unread."""
 
     def handle(self, signed: bytes) -> bytes | None:
         """Does what a message says, and returns the reply, or None if there shall be none."""
@@ -152,7 +133,7 @@ class Agent:
         self._service = service
         self._show = show
         self._clock = clock
-        self._events: queue.Queue[Event] = queue.Queue()
+        self._mailbox = Mailbox()
         self._status = b""
         self._errors = 0
         self._connect_due_s: float | None = self._clock()
@@ -225,20 +206,20 @@ class Agent:
     def _subscribe(self) -> None:
         """Turns what comes from the broker into events; runs on the link's worker thread."""
         self._link.subscribe(
-            topics.assignment(self._device), lambda _, body, __: self._events.put(Assigned(body))
+            topics.assignment(self._device), lambda _, body, __: self._mailbox.put(Assigned(body))
         )
         self._link.subscribe(
             topics.acknowledgement(self._device),
-            lambda _, body, __: self._events.put(Acknowledged(body)),
+            lambda _, body, __: self._mailbox.put(Acknowledged(body)),
         )
         self._link.subscribe(
-            topics.command(self._device), lambda _, body, __: self._events.put(Commanded(body))
+            topics.command(self._device), lambda _, body, __: self._mailbox.put(Commanded(body))
         )
         self._link.when_connected(self._announce)
 
     def _announce(self) -> None:
         """Runs on the link's worker thread: even during an update the host sees the device."""
-        self._events.put(Connected())
+        self._mailbox.put(Connected())
         self._link.publish(topics.status(self._device), self._status, retain=True)
 
     def _remember_status(self) -> None:
@@ -277,12 +258,10 @@ class Agent:
         same step may take as long as any step.
         """
         self._service.alive(LONGEST_STEP_S)
-        with self._events.mutex:
-            waiting = list(self._events.queue)
         return any(
-            isinstance(event, Commanded)
-            or (isinstance(event, Assigned) and not self._updater.knows(event.signed))
-            for event in waiting
+            (isinstance(event, Commanded) and self._commands.listening)
+            or (isinstance(event, Assigned) and self._updater.would_prove(event.message))
+            for event in self._mailbox.waiting
         )
 
     def _tell(self, step: Step, *, once: bool) -> None:
@@ -313,10 +292,7 @@ class Agent:
             due_s = self._outbox.send_due()
         waits = [wait for wait in (due_s, *others_s) if wait is not None]
         self._service.alive(2 * LONGEST_SILENCE_S)
-        try:
-            return self._events.get(timeout=max(min([*waits, LONGEST_SILENCE_S]), 0))
-        except queue.Empty:
-            return None
+        return self._mailbox.get(max(min([*waits, LONGEST_SILENCE_S]), 0))
 
     def _act(self, event: Event | None) -> None:
         """Acts on one event."""
@@ -326,9 +302,9 @@ class Agent:
         elif isinstance(event, Acknowledged):
             self._acknowledge(event.message)
         elif isinstance(event, Assigned):
-            self._updater.offer(event.signed)
+            self._updater.offer(event.message)
         elif isinstance(event, Commanded):
-            self._obey(event.signed)
+            self._obey(event.message)
 
     def _obey(self, signed: bytes) -> None:
         """Hands a command over, and sends the reply; the host asks again if it is lost."""
@@ -337,7 +313,7 @@ class Agent:
             if reply is not None:
                 with contextlib.suppress(BrokerError):
                     self._link.publish(topics.reply(self._device), reply)
-        self._show_status()
+                self._show_status()
 
     def _acknowledge(self, message: bytes) -> None:
         try:

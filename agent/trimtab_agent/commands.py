@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from trimtab_agent.allowance import Allowance
 from trimtab_agent.contract import codec
 from trimtab_agent.contract.commands import Command, CommandFailure, CommandReply
 from trimtab_agent.contract.measurement import Measurement
@@ -80,6 +81,7 @@ class Commands:
         active: Returns the active version.
         logs: Returns the newest log lines.
         clock: Returns the time in UTC.
+        allowance: How many messages that prove nothing are looked at.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Commands:
         active: Callable[[], Version | None],
         logs: Callable[[int], tuple[str, ...]],
         clock: Callable[[], datetime],
+        allowance: Allowance,
     ) -> None:
         self._verify = verify
         self._told = told
@@ -100,6 +103,12 @@ class Commands:
         self._active = active
         self._logs = logs
         self._clock = clock
+        self._allowance = allowance
+
+    @property
+    def listening(self) -> bool:
+        """Whether a message would be looked at: strangers have not used up their allowance."""
+        return self._allowance.wait_s() == 0.0
 
     def handle(self, signed: bytes) -> bytes | None:
         """Does what a message says, once.
@@ -114,18 +123,27 @@ class Commands:
         Raises:
             StorageError: What was done cannot be remembered.
         """
+        if not self.listening:
+            return None
         try:
             command = self._verify(signed, self._clock())
             known = self._known_reply(command)
         except TrimtabError as error:
             _log.warning("a command is refused: %s", error)
+            self._spend()
             return None
         if known is not None:
+            self._spend()  # the host asks again, or it is a replay
             return known
         _log.info("command %d: %s", command.counter, command.action)
         reply = codec.encode(self._do(command))
         self._told.answer(command.counter, reply)
         return reply
+
+    def _spend(self) -> None:
+        self._allowance.spend()
+        if not self.listening:
+            _log.warning("no command is looked at for %.0f s", self._allowance.wait_s())
 
     def _known_reply(self, command: Command) -> bytes | None:
         """Returns the reply to a command that was done before, or None for a new one.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trimtab_agent.adapters import DeviceBench, PackageSource, SystemClock
 from trimtab_agent.agent import Agent, progress_publisher, status_message
+from trimtab_agent.allowance import Allowance
 from trimtab_agent.commands import Commands
 from trimtab_agent.config import Config
 from trimtab_agent.contract import topics
@@ -158,6 +159,7 @@ def _assemble(
         active=lambda: store.current,
         logs=ring.last,
         clock=clock.now,
+        allowance=Allowance(clock.monotonic_s),
     )
 
     def active() -> str | None:

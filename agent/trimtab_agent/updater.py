@@ -166,6 +166,10 @@ class Updater:
         """
         return self._offers.knows(signed)
 
+    def would_prove(self, signed: bytes) -> bool:
+        """Whether this is news, and strangers have not used up what may be proven now."""
+        return self._offers.would_prove(signed)
+
     def reconnected(self) -> None:
         """Makes what the network was in the way of due at once."""
         self._due_s = 0.0

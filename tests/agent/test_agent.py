@@ -9,9 +9,11 @@ import pytest
 from support.manifests import small_package
 from support.updates import INVENTORY, Device, assignment_message
 from trimtab_agent.agent import Agent
+from trimtab_agent.allowance import BURST
 from trimtab_agent.contract import codec, topics
 from trimtab_agent.contract.messages import Acknowledgement, Report, Status
 from trimtab_agent.errors import BrokerError, HealthError, PackageError, StorageError
+from trimtab_agent.mailbox import MAX_MESSAGE_BYTES, MAX_WAITING, Commanded
 from trimtab_agent.outbox import Outbox
 from trimtab_agent.systemd import Service
 
@@ -57,10 +59,11 @@ class Broker:
 
 
 class Echo:
-    """Answers every command with what came."""
+    """Answers every command with what came, while it listens."""
 
     def __init__(self):
         self.got = []
+        self.listening = True
 
     def handle(self, signed):
         self.got.append(signed)
@@ -226,3 +229,27 @@ def test_only_what_is_new_interrupts_a_transfer(setup):
     ):
         setup.broker.deliver(topic, payload)
         assert setup.agent._has_urgent() == urgent
+
+
+def test_what_would_not_be_looked_at_interrupts_no_transfer(setup):
+    setup.commands.listening = False
+    for number in range(BURST):
+        setup.device.updater.offer(b"forged %d" % number)
+        assert setup.device.updater.step().error
+    setup.agent._subscribe()
+    setup.broker.deliver(topics.command(HERE), b"pause")
+    setup.broker.deliver(topics.assignment(HERE), b"forged once more")
+    assert not setup.agent._has_urgent()
+
+
+def test_a_flood_is_bounded(setup):
+    setup.agent._subscribe()
+    for number in range(1000):
+        for topic in (topics.assignment(HERE), topics.command(HERE), topics.acknowledgement(HERE)):
+            setup.broker.deliver(topic, b"%d" % number)
+            setup.broker.deliver(topic, b"the same")
+    setup.broker.deliver(topics.command(HERE), bytes(MAX_MESSAGE_BYTES + 1))
+    waiting = setup.agent._mailbox.waiting
+    assert len(waiting) <= 3 * MAX_WAITING
+    assert Commanded(b"999") in waiting
+    assert max(len(event.message) for event in waiting) < 10

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.updates import INVENTORY, MEASUREMENT
+from trimtab_agent.allowance import BURST, REFILL_S, Allowance
 from trimtab_agent.commands import Commands, newest_that_fit
 from trimtab_agent.contract import codec
 from trimtab_agent.contract.commands import Command, CommandReply
@@ -34,6 +35,8 @@ class Device:
         self.active, self.previous = active, previous
         self.measured = 0
         self.breaks = False
+        self.proofs = 0
+        self.uptime_s = 0.0
         self.commands = Commands(
             verify=self.verify,
             told=self,
@@ -42,10 +45,12 @@ class Device:
             active=self.version,
             logs=lambda lines: tuple(f"line {number}" for number in range(lines)),
             clock=lambda: NOW,
+            allowance=Allowance(lambda: self.uptime_s),
         )
 
     def verify(self, signed, now):
         assert now == NOW
+        self.proofs += 1
         if signed == b"forged":
             raise TrustError("no good signature")
         return codec.decode(signed, Command, what="a command")
@@ -155,3 +160,15 @@ def test_the_newest_lines_that_fit(lines, limit):
     kept = newest_that_fit(lines, limit)
     assert kept == lines[len(lines) - len(kept) :]
     assert sum(len(codec.encode(line)) + 1 for line in kept) <= limit
+
+
+@pytest.mark.parametrize("flood", [b"forged", message(6, "inventory")], ids=["forged", "replayed"])
+def test_a_flood_of_commands_is_not_proven_one_by_one(flood):
+    device = Device()
+    device.tell(6, "inventory")
+    for _ in range(1000):
+        device.commands.handle(flood)
+    assert device.proofs == 1 + BURST
+    assert not device.commands.listening
+    device.uptime_s += REFILL_S
+    assert device.tell(7, "inventory").inventory == INVENTORY
