@@ -37,8 +37,8 @@ SCHEMA_VERSION = 1
 """The `user_version` of the tables below; raised when an older agent could not use them."""
 
 _SCHEMA = """
-BEGIN;
-CREATE TABLE assignment (
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS assignment (
     only INTEGER PRIMARY KEY CHECK (only = 1),
     counter INTEGER NOT NULL,           -- of the last assignment that was accepted
     message_sha256 TEXT NOT NULL,       -- of the signed message it came in
@@ -50,18 +50,18 @@ CREATE TABLE assignment (
     retries INTEGER NOT NULL,           -- how often the network was in the way of this step
     settled INTEGER NOT NULL            -- 1 once there is a report
 );
-CREATE TABLE outbox (
+CREATE TABLE IF NOT EXISTS outbox (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
     report BLOB NOT NULL                -- JSON
 );
-CREATE TABLE orders (
+CREATE TABLE IF NOT EXISTS orders (
     only INTEGER PRIMARY KEY CHECK (only = 1),
     paused INTEGER NOT NULL,            -- 1 while nothing new may begin
     command INTEGER,                    -- counter of the last command that was done
     reply BLOB                          -- what was answered to it
 );
-INSERT INTO orders VALUES (1, 0, NULL, NULL);
+INSERT OR IGNORE INTO orders VALUES (1, 0, NULL, NULL);
 PRAGMA user_version = 1;
 COMMIT;
 """
@@ -156,7 +156,10 @@ class Memory:
 
     def _check_format(self) -> bool:
         """Refuses a database that this agent cannot use; returns whether there is nothing in it."""
+        self._database.execute("BEGIN")  # both reads see one moment
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        has_tables = self._database.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
+        self._database.execute("COMMIT")
         if version > SCHEMA_VERSION:
             raise StorageError(
                 f"{self._path} was made by a newer agent (format {version}; this one knows "
@@ -164,7 +167,7 @@ class Memory:
             )
         if version == SCHEMA_VERSION:
             return False
-        if self._database.execute("SELECT 1 FROM sqlite_master").fetchone():
+        if has_tables:
             raise DamagedError(f"{self._path} has tables of an unknown format")
         return True
 

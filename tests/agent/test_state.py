@@ -6,6 +6,8 @@ import contextlib
 import sqlite3
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -147,6 +149,22 @@ def test_an_update_that_is_over_can_be_taken_back(memory):
     pending = memory.pending
     assert (pending.assignment.target, pending.step) == ("other-1.json", "committed")
     assert (pending.assignment.counter, memory.counter) == (3, 3)
+
+
+def test_two_that_make_a_new_database_at_once_find_the_same(tmp_path):
+    # As `trimtab-agent status` does while the agent starts for the first time.
+    for round_number in range(10):
+        start = threading.Barrier(4)
+
+        def make(path: Path = tmp_path / f"{round_number}.sqlite", start=start) -> bool:
+            start.wait()
+            with open_memory(path) as memory:
+                return memory.paused
+
+        with ThreadPoolExecutor(4) as pool:
+            made = [pool.submit(make) for _ in range(4)]
+        assert [each.result() for each in made] == [False] * 4
+    assert not list(tmp_path.glob("*.damaged"))
 
 
 def test_a_database_of_a_newer_agent_is_left_alone(path):
