@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 """The `user_version` of the tables below; raised when an older agent could not use them."""
+# `trimtab-agent status` may open a new database at the same moment as the agent: whoever comes
+# second finds everything there.
 
 _SCHEMA = """
 BEGIN IMMEDIATE;
