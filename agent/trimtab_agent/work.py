@@ -90,7 +90,16 @@ class Work:
         return Findings(manifest=data)
 
     def _measure(self, version: Version, gates: Gates, found: Findings) -> Findings:
-        """Measures, and notes what the gates say; `_allow` acts on it."""
+        """Measures, and notes what the gates say; `_allow` acts on it.
+
+        What misses a limit is measured a second time, and that counts. Beside processes that keep
+        all processors busy one good version in forty is above a limit by chance: the interval's
+        error is 5 %, half of it on that side.
+        """
+        found = self._measure_once(version, gates, found)
+        return self._measure_once(version, gates, found) if _missed(found.gates) else found
+
+    def _measure_once(self, version: Version, gates: Gates, found: Findings) -> Findings:
         running = self._store.current
         comparison = None
         if running is not None and _compares(version, running, gates):
@@ -131,10 +140,14 @@ def check_gates(results: tuple[GateResult, ...]) -> None:
     Raises:
         GateError: One is missed; `reason` is that of the first.
     """
-    missed = [result for result in results if result.verdict == "missed"]
+    missed = _missed(results)
     if missed:
         first = missed[0]
         raise GateError("; ".join(map(_say, missed)), gate=first.gate, against=first.against)
+
+
+def _missed(results: tuple[GateResult, ...]) -> list[GateResult]:
+    return [result for result in results if result.verdict == "missed"]
 
 
 def _say(result: GateResult) -> str:

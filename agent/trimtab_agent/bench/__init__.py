@@ -1,24 +1,10 @@
 """Measures a model on the machine it runs on: golden samples, latency, memory and energy.
 
-Every model runs in a child process, so this package imports neither numpy nor a runtime.
+* `measure`: golden samples, one version alone, the time of each operator.
+* `alternate`: a version and the one that runs now, in turns.
+* `inventory`: what the machine is.
+* `plan`: how long all that takes.
+
+Every model runs in a child process, so these modules import neither numpy nor a runtime. Nothing
+is imported here: the agent, which waits nearly all its life, loads of them what it uses.
 """
-
-from __future__ import annotations
-
-from trimtab_agent.bench.alternate import compare
-from trimtab_agent.bench.inventory import inventory
-from trimtab_agent.bench.measure import check_golden, measure, time_operators
-from trimtab_agent.bench.plan import NORMAL, QUICK, Plan
-from trimtab_agent.bench.player import Subject
-
-__all__ = [
-    "NORMAL",
-    "QUICK",
-    "Plan",
-    "Subject",
-    "check_golden",
-    "compare",
-    "inventory",
-    "measure",
-    "time_operators",
-]

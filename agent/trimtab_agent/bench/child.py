@@ -1,4 +1,4 @@
-"""The process that runs the model: `python -m trimtab_agent.bench.child`.
+"""The process that runs the model: `python -m trimtab_agent.bench.child PARENT`.
 
 Reads a `Request` from standard input, does one pass, and writes a `Reply` to what was standard
 output; in the mode `turns` it goes on with a reply for each `Turn` that it reads. Nothing else may
@@ -24,12 +24,14 @@ from trimtab_agent.contract.measurement import Energy, Latency, Memory, Operator
 from trimtab_agent.contract.messages import GoldenCheck
 from trimtab_agent.errors import CallerError, TrimtabError
 from trimtab_agent.faults import fault_of
+from trimtab_agent.helper_child import end_with_parent
 from trimtab_agent.power import detect, measure_energy
 from trimtab_agent.runtimes import Session, import_runtime, load
 
 
 def main() -> int:
     """Serves one request. Returns the exit code."""
+    end_with_parent(int(sys.argv[1]))
     requests = sys.stdin.buffer
     with _claim_standard_output() as replies:
         request = codec.decode(requests.readline(), Request, what="request to the child process")

@@ -15,7 +15,7 @@ from typing import IO, TypeVar
 import msgspec
 
 from trimtab_agent.bench.plan import Plan
-from trimtab_agent.bench.process import COMMAND, timeout_s, understand
+from trimtab_agent.bench.process import COMMAND, command_line, timeout_s, understand
 from trimtab_agent.bench.protocol import Mode, Opened, Reply, Request, Turn, TurnTimes
 from trimtab_agent.contract import codec
 from trimtab_agent.contract.manifest import RuntimeSpec
@@ -81,7 +81,7 @@ class Player:
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         try:
             self._process = subprocess.Popen(
-                command,
+                command_line(command),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,

@@ -6,6 +6,7 @@ so no model is ever loaded in it.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ def run_child(
     kills_before = out_of_memory_kills(vmstat)
     try:
         done = subprocess.run(
-            command,
+            command_line(command),
             input=codec.encode(request),
             capture_output=True,
             timeout=timeout_s(request),
@@ -57,6 +58,11 @@ def run_child(
         cause = describe_exit(done.returncode, done.stderr, out_of_memory=starved)
         raise MeasurementError(f"{request.mode} pass of {request.model_path}: {cause}")
     return understand(done.stdout, request)
+
+
+def command_line(command: Sequence[str]) -> list[str]:
+    """Returns a program with what `child` wants to know: whose child it is, to end with that."""
+    return [*command, str(os.getpid())]
 
 
 def timeout_s(request: Request) -> float:
