@@ -35,6 +35,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from trimtab_agent.backoff import full_jitter_s
 from trimtab_agent.broker_url import BrokerUrl, parse_broker_url
+from trimtab_agent.contract.chunks import MAX_CHUNK_BYTES
 from trimtab_agent.contract.wants import CORRELATION, RESPONSE_TOPIC
 from trimtab_agent.errors import BrokerError, CallerError, IdentityError, TransferTimeoutError
 from trimtab_agent.tls import TlsContext, TlsFiles
@@ -47,6 +48,9 @@ _log = logging.getLogger(__name__)
 _QUEUE_LENGTH = 256
 """Messages that wait for their handler. When it is full the network thread waits, TCP pushes
 back, and the broker's own queue takes over."""
+MAX_PACKET_BYTES = MAX_CHUNK_BYTES + 64 * 1024
+"""Nothing larger has a place in Trimtab. The broker must drop it (MQTT 5.0, 3.1.2.11.4): paho reads
+a packet whole, and anybody who can publish could retain one of 256 MB."""
 _HEADROOM_BYTES = 1024
 """Of a packet: fixed header, topic and properties beside the payload."""
 _TCP_INFO_BYTES = 56
@@ -151,7 +155,12 @@ class Link:
         self._answered.clear()
         self._client.connect_timeout = timeout_s
         try:
-            self._client.connect(self._broker.host, self._broker.port, clean_start=True)
+            self._client.connect(
+                self._broker.host,
+                self._broker.port,
+                clean_start=True,
+                properties=_connect_properties(),
+            )
         except OSError as error:
             self._stop_network()
             why = self._tls_refusal() or error
@@ -485,6 +494,14 @@ _paho_log.addFilter(_is_worth_telling)
 
 def _set_nodelay(_client: mqtt.Client, _data: object, connection: Any) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _connect_properties() -> Properties:
+    """Returns what this side tells the broker of itself, at every connection."""
+    # As in `_publish_properties`.
+    properties: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties.MaximumPacketSize = MAX_PACKET_BYTES
+    return properties  # type: ignore[no-any-return]
 
 
 def _publish_properties(

@@ -11,8 +11,9 @@ import time
 import pytest
 
 from support import agent_brokers as brokers
+from trimtab_agent.contract.chunks import MAX_CHUNK_BYTES
 from trimtab_agent.errors import BrokerError, CallerError
-from trimtab_agent.link import BrokerUrl, Link, parse_broker_url
+from trimtab_agent.link import MAX_PACKET_BYTES, BrokerUrl, Link, parse_broker_url
 
 
 @pytest.fixture(params=brokers.KINDS, scope="module")
@@ -208,6 +209,19 @@ def test_the_brokers_packet_limit_is_known_and_kept(tmp_path):
         with pytest.raises(CallerError, match="50000 bytes; the broker takes at most 48976"):
             link.publish("test/big", bytes(50000), wait_s=5)
         link.publish("test/fits", bytes(48976), wait_s=5)
+
+
+def test_a_packet_that_is_too_large_never_reaches_this_side(tmp_path):
+    inbox = Inbox()
+    with brokers.broker("mosquitto", tmp_path) as url:
+        with Link(url, "sender") as sender, Link(url, "reader") as reader:
+            for link in (sender, reader):
+                link.connect(5)
+            sender.publish("test/huge", bytes(MAX_PACKET_BYTES), retain=True, wait_s=10)
+            sender.publish("test/large", bytes(MAX_CHUNK_BYTES), retain=True, wait_s=10)
+            reader.subscribe_many(["test/huge", "test/large"], inbox)
+            assert inbox.next()[0] == "test/large"
+            assert reader.connections == 1
 
 
 def test_nobody_listens():
