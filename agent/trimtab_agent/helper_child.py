@@ -27,7 +27,7 @@ def serve(answer: Callable[[socket.socket, bytes], bytes]) -> int:
     Returns:
         The exit code. An agent that is gone is no error: nobody waits for the answer.
     """
-    _end_with(int(sys.argv[1]))
+    end_with_parent(int(sys.argv[1]))
     with _claim_standard_input() as connection, contextlib.suppress(EOFError, BrokenPipeError):
         question = frames.receive(connection).body
         try:
@@ -39,10 +39,14 @@ def serve(answer: Callable[[socket.socket, bytes], bytes]) -> int:
     return 0
 
 
-def _end_with(parent: int) -> None:
+def end_with_parent(parent: int) -> None:
     """Has the kernel kill this process when its parent ends, where the kernel can (Linux).
 
-    Without it a child whose agent was killed would go on writing, beside the next agent's.
+    Without it a child whose agent was killed would go on writing, or measuring, beside the next
+    agent's; one whose model hangs would never end.
+
+    Args:
+        parent: The process that started this one.
     """
     import ctypes
 

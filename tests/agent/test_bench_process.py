@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import textwrap
+import time
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from support.models import write_golden, write_model
 from support.sysfs import INA226, write_tree
-from trimtab_agent.bench import Plan, check_golden, measure, time_operators
+from trimtab_agent.bench.measure import check_golden, measure, time_operators
+from trimtab_agent.bench.plan import Plan
 from trimtab_agent.bench.process import run_child
 from trimtab_agent.bench.protocol import Request
 from trimtab_agent.contract.manifest import Golden, RuntimeSpec
@@ -192,3 +196,23 @@ def test_what_a_runtime_prints_does_not_mix_with_the_reply(tmp_path):
         child.main()
     """
     assert run_child(request(), command=child(code)).runtime_version == "1.2"
+
+
+@pytest.mark.slow
+def test_a_killed_agent_leaves_no_process_behind():
+    code = """
+        import os, subprocess, sys, time
+        from trimtab_agent.bench.process import COMMAND, command_line
+        print(subprocess.Popen(command_line(COMMAND)).pid, flush=True)
+        time.sleep(60)
+    """
+    # The pipe stays open: the end of its input is not what ends the process.
+    agent = subprocess.Popen(child(code), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    status = Path(f"/proc/{int(agent.stdout.readline())}/stat")
+    time.sleep(1.0)
+    agent.kill()
+    deadline = time.monotonic() + 10
+    while status.exists() and ") Z " not in status.read_text():
+        assert time.monotonic() < deadline, "it waits for its request for ever"
+        time.sleep(0.05)
+    agent.communicate()
