@@ -213,15 +213,18 @@ def test_the_brokers_packet_limit_is_known_and_kept(tmp_path):
 
 def test_a_packet_that_is_too_large_never_reaches_this_side(tmp_path):
     inbox = Inbox()
-    with brokers.broker("mosquitto", tmp_path) as url:
-        with Link(url, "sender") as sender, Link(url, "reader") as reader:
-            for link in (sender, reader):
-                link.connect(5)
-            sender.publish("test/huge", bytes(MAX_PACKET_BYTES), retain=True, wait_s=10)
-            sender.publish("test/large", bytes(MAX_CHUNK_BYTES), retain=True, wait_s=10)
-            reader.subscribe_many(["test/huge", "test/large"], inbox)
-            assert inbox.next()[0] == "test/large"
-            assert reader.connections == 1
+    with (
+        brokers.broker("mosquitto", tmp_path) as url,
+        Link(url, "sender") as sender,
+        Link(url, "reader") as reader,
+    ):
+        for link in (sender, reader):
+            link.connect(5)
+        sender.publish("test/huge", bytes(MAX_PACKET_BYTES), retain=True, wait_s=10)
+        sender.publish("test/large", bytes(MAX_CHUNK_BYTES), retain=True, wait_s=10)
+        reader.subscribe_many(["test/huge", "test/large"], inbox)
+        assert inbox.next()[0] == "test/large"
+        assert reader.connections == 1
 
 
 def test_nobody_listens():
