@@ -37,8 +37,16 @@ PASSING = (NetworkError, ExpiredError, HelperProcessError)
 
 
 def after_failure(state: State, *, switching: bool) -> State:
-    """Returns how an update ends that failed in `state`."""
-    return "rolled_back" if switching or state in ("trial", "committed") else "refused"
+    """Returns how an update ends that failed in `state`.
+
+    One that has switched nothing takes nothing back: when the active version is assigned again, it
+    stays active whatever comes of its trial.
+
+    Args:
+        state: What it had reached; `committed` is an ordered rollback.
+        switching: Whether it switched, or may have.
+    """
+    return "rolled_back" if switching or state == "committed" else "refused"
 
 
 def back_off_s(failures: int) -> float:

@@ -228,8 +228,12 @@ class Store(Links):
         """
         with storage_errors(f"clearing {self._staging}"):
             wait_until_let_go(self._staging)  # a child of a killed agent may still be writing
-            shutil.rmtree(self._staging)
-            self._staging.mkdir()
+            # Not the directory itself: a full disk might refuse to make it again.
+            for path in self._staging.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
     def collect_garbage(self) -> None:
         """Removes all but the current, committed and previous version and their chunks.

@@ -162,6 +162,21 @@ def test_what_was_compiled_goes_with_its_version(store, tmp_path):
     ]  # fmt: skip
 
 
+def test_a_disk_that_refuses_while_staging_is_cleared_leaves_a_store_that_works(
+    store, tmp_path, monkeypatch
+):
+    (tmp_path / "packages" / "staging" / "half").write_bytes(b"x")
+
+    def refuse(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    store.clear_staging()
+    monkeypatch.undo()
+    store.clear_staging()
+    assert (tmp_path / "packages" / "staging").is_dir()
+
+
 def test_clearing_staging_keeps_the_chunks_of_a_transfer(store, tmp_path):
     package = small_package()
     load(store, package)

@@ -795,7 +795,32 @@ def test_every_reason_is_documented():
 
 
 def test_after_failure():
-    ends = {state: after_failure(state, switching=False) for state in NEXT}
-    assert ends.pop("trial") == "rolled_back"
-    assert set(ends.values()) == {"refused"}
-    assert after_failure("measured", switching=True) == "rolled_back"
+    assert {after_failure(state, switching=False) for state in NEXT} == {"refused"}
+    assert {after_failure(state, switching=True) for state in NEXT} == {"rolled_back"}
+    assert after_failure("committed", switching=False) == "rolled_back"
+
+
+@pytest.mark.parametrize("why", ["superseded", "health", "attempts"])
+def test_a_version_that_is_assigned_again_stays_active_whatever_comes_of_it(second, why):
+    second.update(2, package("2"))
+    second.assign(3, package("2"), probation_s=1000.0)
+    second.run_to("trial")
+    if why == "superseded":
+        second.assign(4, package("4"))
+    elif why == "health":
+        second.world.faults["check_health"] = [HealthError("is ill")]
+    else:
+        for _ in range(MAX_ATTEMPTS):
+            second.updater.step()
+            second.boot()
+    report = second.run()
+    assert (report.outcome, report.failure.reason) == ("refused", why)
+    assert (report.active, second.store.previous.manifest.version) == ("model-2.json", "1")
+
+
+def test_a_version_that_is_assigned_again_can_be_ordered_back(second):
+    second.update(2, package("2"))
+    second.assign(3, package("2"), probation_s=1000.0)
+    second.run_to("trial")
+    assert second.updater.roll_back().active == "model-1.json"
+    assert [report.outcome for report in second.reports[-2:]] == ["refused", "rolled_back"]

@@ -207,6 +207,11 @@ class Device:
 
     def boot(self) -> None:
         """What a start after a power cut does."""
+        self.open()
+        self.updater.clean_up()
+
+    def open(self) -> None:
+        """Makes everything anew from the disk."""
         if self.memory:
             self.memory.close()
         self.store = Store(self.directory / "packages", **self.options)
@@ -220,7 +225,6 @@ class Device:
             clock=self.world,
             notify=lambda progress: self.told.append(progress.state),
         )
-        self.updater.clean_up()
 
     def close(self) -> None:
         self.memory.close()
