@@ -1,4 +1,4 @@
-"""What misses a limit is measured a second time: chance stops nothing, a slow version is stopped."""
+"""What misses a limit is measured again: chance stops nothing, a slow version is stopped."""
 
 from __future__ import annotations
 

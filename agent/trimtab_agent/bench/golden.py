@@ -95,6 +95,7 @@ def _check_stored(archive: NpzFile) -> None:
     Raises:
         ValueError: One is.
     """
+    assert archive.zip is not None, "it is open"
     packed = [info.filename for info in archive.zip.infolist() if info.compress_type]
     if packed:
         raise ValueError(f"{', '.join(packed)} must be stored, not compressed")
