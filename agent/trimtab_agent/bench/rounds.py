@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from math import fsum
 from typing import Literal
 
 from trimtab_agent.bench import environment, statistics
@@ -110,7 +110,9 @@ def total_energy(turns: Sequence[Energy]) -> Energy:
     inferences = [turn.inferences or 0 for turn in turns]
 
     def mean(values: Sequence[float | None]) -> float:
-        return fmean([value or 0.0 for value in values], weights=inferences)
+        # statistics.fmean has no weights before Python 3.11.
+        weighed = zip(values, inferences, strict=True)
+        return fsum((value or 0.0) * weight for value, weight in weighed) / sum(inferences)
 
     return Energy(
         level=turns[0].level,
