@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from trimtab_agent import pull
+from trimtab_agent import frames, pull
 from trimtab_agent.bench.plan import NORMAL, QUICK, Plan
 from trimtab_agent.config import MeasureConfig
 from trimtab_agent.contract import codec
@@ -25,12 +25,15 @@ from trimtab_agent.contract.messages import (
     Inventory,
     Transfer,
 )
+from trimtab_agent.helper_process import Helper
 from trimtab_agent.sources import Documents
 from trimtab_agent.transfer import Ways
 from trimtab_agent.version import Version
 
 if TYPE_CHECKING:
-    from trimtab_agent.bench import Subject
+    from trimtab_agent.bench.player import Subject
+
+_INVENTORY_CHILD = "trimtab_agent.bench.inventory_child"
 
 
 class Trust(Protocol):
@@ -115,33 +118,40 @@ class DeviceBench:
         self._profile = profile
         self._plan = plan_of(settings)
 
-    # Loading `trimtab_agent.bench` takes numpy and psutil with it: only when models are run.
+    # What measures is loaded when something is measured, and stays: 2 MB with what it imports.
 
     @functools.cache  # noqa: B019 - one object a process, and it lives as long
     def inventory(self) -> Inventory:
-        """See `ports.Bench`."""
-        from trimtab_agent import bench
+        """See `ports.Bench`.
 
-        return bench.inventory(self._profile)
+        Raises:
+            HelperProcessError: The child process that looks died or hung.
+        """
+        with Helper(_INVENTORY_CHILD, what="the process that looks at this device") as child:
+            child.send(frames.QUESTION, self._profile.encode())
+            return codec.decode(child.receive().body, Inventory, what="its answer")
 
     def check_golden(self, version: Version) -> GoldenCheck:
         """See `ports.Bench`."""
-        from trimtab_agent import bench
+        from trimtab_agent.bench.interface import Interface
+        from trimtab_agent.bench.measure import check_golden
 
         manifest = version.manifest
-        return bench.check_golden(
+        return check_golden(
             manifest.runtime,
             version.model,
             version.golden,
             manifest.golden,
+            interface=Interface(inputs=manifest.inputs, outputs=manifest.outputs),
+            plan=self._plan,
             cache_dir=version.compiled,
         )
 
     def measure(self, version: Version) -> Measurement:
         """See `ports.Bench`."""
-        from trimtab_agent import bench
+        from trimtab_agent.bench.measure import measure
 
-        return bench.measure(
+        return measure(
             version.manifest.runtime,
             version.model,
             version.golden,
@@ -151,9 +161,9 @@ class DeviceBench:
 
     def compare(self, version: Version, running: Version) -> tuple[Measurement, Comparison | None]:
         """See `ports.Bench`."""
-        from trimtab_agent import bench
+        from trimtab_agent.bench.alternate import compare
 
-        return bench.compare(
+        return compare(
             _subject(version),
             _subject(running),
             target=running.manifest.target_name,
@@ -162,9 +172,9 @@ class DeviceBench:
 
     def time_operators(self, version: Version) -> tuple[OperatorTime, ...] | None:
         """Times every operator of a version; None where its runtime has no profiler."""
-        from trimtab_agent import bench
+        from trimtab_agent.bench.measure import time_operators
 
-        return bench.time_operators(
+        return time_operators(
             version.manifest.runtime,
             version.model,
             version.golden,
@@ -180,9 +190,9 @@ class DeviceBench:
 
 def _subject(version: Version) -> Subject:
     """Returns what there is to measure of a version."""
-    from trimtab_agent import bench
+    from trimtab_agent.bench.player import Subject
 
-    return bench.Subject(
+    return Subject(
         runtime=version.manifest.runtime,
         model_path=version.model,
         golden_path=version.golden,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from trimtab_agent.errors import CallerError
 
@@ -12,8 +13,7 @@ TLS_PORT = 8883
 """IANA's numbers for mqtt and secure-mqtt."""
 
 
-@dataclass(frozen=True)
-class BrokerUrl:
+class BrokerUrl(msgspec.Struct, frozen=True):
     """A broker's address; `str()` gives the URL back.
 
     Attributes:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from trimtab_agent import __version__
 from trimtab_agent.errors import CallerError, TrimtabError, kind_of
+from trimtab_agent.lean import import_lean
 
 # Everything that loads paho-mqtt, tuf or numpy is imported where it is used: --help is instant.
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def _add_tuf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _run(options: argparse.Namespace, output: Output) -> int:
     logging.basicConfig(format="trimtab-agent: %(message)s", level=logging.WARNING)
+    import_lean("paho.mqtt.client")
     from trimtab_agent.config import load_config
     from trimtab_agent.service import run_agent, run_from
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Literal, Protocol
@@ -71,7 +70,7 @@ class Ending:
         failure = Failure(state=pending.step, reason=error.reason, message=str(error))
         found = msgspec.structs.replace(pending.findings, failure=failure)
         self._memory.reach(pending.step, found)
-        return self.finish(replace(pending, findings=found))
+        return self.finish(msgspec.structs.replace(pending, findings=found))
 
     def finish(self, pending: Pending) -> Report:
         """Takes back what a failed update did; the version before is active afterwards.
@@ -85,7 +84,7 @@ class Ending:
             assert found.manifest is not None, "nothing is switched to without one"
             self._store.rollback(sha256_hex(found.manifest))
             found = self._after_rollback(found)
-        return self._report(replace(pending, findings=found), end)
+        return self._report(msgspec.structs.replace(pending, findings=found), end)
 
     def commit(self, pending: Pending) -> Report:
         """Ends an update whose trial is passed.

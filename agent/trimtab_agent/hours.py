@@ -14,7 +14,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from trimtab_agent.contract.manifest import Chunk
 from trimtab_agent.errors import CallerError
@@ -25,8 +26,7 @@ _DAY = 24 * 60
 TICK_S = 0.5
 
 
-@dataclass(frozen=True)
-class Hours:
+class Hours(msgspec.Struct, frozen=True):
     """Ranges of the day in minutes since midnight: from the first up to before the second."""
 
     ranges: tuple[tuple[int, int], ...]

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import sqlite3
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,9 +34,9 @@ _log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 """The `user_version` of the tables below; raised when an older agent could not use them."""
+
 # `trimtab-agent status` may open a new database at the same moment as the agent: whoever comes
 # second finds everything there.
-
 _SCHEMA = """
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS assignment (
@@ -113,8 +112,7 @@ class Findings(msgspec.Struct, kw_only=True, frozen=True):
     failure: Failure | None = None
 
 
-@dataclass(frozen=True)
-class Pending:
+class Pending(msgspec.Struct, frozen=True):
     """An update that is under way.
 
     Attributes:

@@ -8,10 +8,11 @@ a refusal arrives as an alert with the first bytes that are read (RFC 8446, sect
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from trimtab_agent.errors import IdentityError
 
@@ -30,8 +31,7 @@ _ALERTS = {
 }
 
 
-@dataclass(frozen=True)
-class TlsFiles:
+class TlsFiles(msgspec.Struct, frozen=True):
     """Where the certificates of one side lie, all PEM.
 
     Attributes:

@@ -37,7 +37,8 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from trimtab_agent.contract.chunks import sha256_hex
 from trimtab_agent.contract.messages import Assignment, Failure, Progress, Report, State
@@ -76,8 +77,7 @@ from trimtab_agent.work import Work
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """What `Updater.step` has come to.
 
     Attributes:
@@ -197,7 +197,7 @@ class Updater:
             return Step(wait_s=back_off_s(self._storage_failures - 1), error=error)
         self._storage_failures = 0
         waits_s = [wait_s for wait_s in (step.wait_s, offer_s) if wait_s is not None]
-        return replace(step, wait_s=min(waits_s, default=None))
+        return msgspec.structs.replace(step, wait_s=min(waits_s, default=None))
 
     def note(self, detail: str) -> None:
         """Tells the host why the update under way does not go on at once."""
@@ -313,7 +313,7 @@ class Updater:
         if state == "measured":
             # On the disk before `current` changes: whatever fails from here on is taken back.
             self._memory.keep(found)
-            pending = replace(pending, findings=found)
+            pending = msgspec.structs.replace(pending, findings=found)
             try:
                 self._switch(pending)
             except StorageError as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from trimtab_agent.contract.chunks import sha256_hex
 from trimtab_agent.contract.manifest import Manifest, parse_manifest
@@ -17,8 +18,7 @@ COMPILED = "compiled"
 """Directory beside `versions`; it has one of its own for each version."""
 
 
-@dataclass(frozen=True)
-class Version:
+class Version(msgspec.Struct, frozen=True):
     """A package on this device's disk.
 
     Attributes:

@@ -10,8 +10,10 @@ import pytest
 
 from support.models import write_golden, write_model
 from support.sysfs import INA226, write_tree
-from trimtab_agent.bench import NORMAL, QUICK, Plan, Subject, alternate, compare, rounds, turns
-from trimtab_agent.bench.player import Player
+from trimtab_agent.bench import alternate, rounds, turns
+from trimtab_agent.bench.alternate import compare
+from trimtab_agent.bench.plan import NORMAL, QUICK, Plan
+from trimtab_agent.bench.player import Player, Subject
 from trimtab_agent.bench.protocol import TurnTimes
 from trimtab_agent.contract.manifest import RuntimeSpec
 from trimtab_agent.contract.measurement import Energy

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from support.models import write_golden, write_model
 from support.sysfs import ORIN_NX, write_tree
 from trimtab_agent import runtimes
-from trimtab_agent.bench import environment, golden, inventory, latency, memory
+from trimtab_agent.bench import environment, golden, latency, memory
+from trimtab_agent.bench.inventory import inventory
 from trimtab_agent.bench.plan import NORMAL, QUICK, Plan
 from trimtab_agent.contract.manifest import Golden, TensorSpec
 from trimtab_agent.errors import FormatError, GoldenError, MeasurementError

@@ -21,7 +21,7 @@ from trimtab.package.golden import GoldenSamples, encode_golden
 from trimtab.workflow.golden import golden_samples, sample_order
 from trimtab.workflow.source import Source, load_source
 from trimtab.workflow.write import Applied, TargetWriter
-from trimtab_agent.bench import check_golden
+from trimtab_agent.bench.measure import check_golden
 from trimtab_agent.contract.manifest import Golden, GoldenTask, RuntimeSpec, TensorSpec
 from trimtab_agent.errors import AccuracyError
 

@@ -10,7 +10,6 @@ child process that runs a model pays for them.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
@@ -140,7 +139,11 @@ def _installed(name: str) -> _Candidate | None:
 
 def _version(candidate: _Candidate) -> str | None:
     """Returns the version that the distribution's metadata gives, or None."""
+    # Here and not above: it loads `email` and `zipfile`, 2 MB, and the agent needs this package's
+    # names for as long as it runs.
+    from importlib import metadata
+
     try:
-        return importlib.metadata.version(candidate.distribution)
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version(candidate.distribution)
+    except metadata.PackageNotFoundError:
         return None
