@@ -65,9 +65,12 @@ class ChunkCache:
     def _places(self) -> dict[str, _Place]:
         """Where each chunk is. What was packed last counts: it may replace a damaged one."""
         if self._known is None:
-            self._known = {
-                sha256: place for pack in _packs(self._directory) for sha256, place in scan(pack)
-            }
+            with storage_errors(f"looking into {self._directory}"):
+                self._known = {
+                    sha256: place
+                    for pack in _packs(self._directory)
+                    for sha256, place in scan(pack)
+                }
         return self._known
 
     def has(self, chunk: Chunk) -> bool:
@@ -78,9 +81,8 @@ class ChunkCache:
         """
         if chunk.sha256 in self._checked:
             return True
-        with storage_errors(f"looking into {self._directory}"):
-            if chunk.sha256 not in self._places:
-                return False
+        if chunk.sha256 not in self._places:
+            return False
         try:
             self.read(chunk)
         except (FileNotFoundError, IntegrityError):

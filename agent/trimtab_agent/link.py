@@ -38,6 +38,7 @@ from trimtab_agent.broker_url import BrokerUrl, parse_broker_url
 from trimtab_agent.contract.chunks import MAX_CHUNK_BYTES
 from trimtab_agent.contract.wants import CORRELATION, RESPONSE_TOPIC
 from trimtab_agent.errors import BrokerError, CallerError, IdentityError, TransferTimeoutError
+from trimtab_agent.intake import Intake
 from trimtab_agent.tls import TlsContext, TlsFiles
 from trimtab_agent.window import WINDOW, Handler, Inbox
 from trimtab_agent.worker import Worker
@@ -108,9 +109,7 @@ class Link:
 
     def _new_client(self) -> mqtt.Client:
         """Makes paho's client; nothing is connected yet."""
-        client = mqtt.Client(
-            CallbackAPIVersion.VERSION2, client_id=self._client_id, protocol=mqtt.MQTTv5
-        )
+        client = _Client(self._client_id, self._find_inbox)
         client.suppress_exceptions = True
         client.enable_logger(_paho_log)  # `on_log` would have every packet put into words
         client.max_queued_messages_set(_MAX_OUTGOING)
@@ -185,11 +184,9 @@ class Link:
         connection = self._client.socket()
         if self._tls:
             self._tls.load()
-            if isinstance(connection, socket.socket):
+            if isinstance(connection, Intake):
                 with contextlib.suppress(OSError):  # it is lost already, and mends itself
-                    # Not SSLSocket's own: it turns the socket into a plain one first, while the
-                    # network thread may be writing.
-                    socket.socket.shutdown(connection, socket.SHUT_RDWR)
+                    connection.shutdown(socket.SHUT_RDWR)
 
     def _tls_refusal(self) -> str | None:
         return self._tls.explain_last() if self._tls else None
@@ -444,10 +441,14 @@ class Link:
         properties = _received_properties(message.properties)
         with self._lock:
             exact = self._subscriptions.get(topic)
-        if isinstance(exact, Inbox):
+        if isinstance(exact, Inbox):  # with properties, which `Intake` leaves to paho
             exact(topic, payload, properties)
         else:
             self._worker.put(lambda: self._handle(topic, payload, properties))
+
+    def _find_inbox(self, topic: str) -> Inbox | None:
+        handler = self._subscriptions.get(topic)
+        return handler if isinstance(handler, Inbox) else None
 
     # What follows runs on the worker thread.
 
@@ -466,6 +467,22 @@ class Link:
             )
         for handler in handlers:
             handler(topic, payload, properties)
+
+
+class _Client(mqtt.Client):
+    """paho's client, reading through an `Intake`.
+
+    `_create_socket` is not part of paho's public interface, which has nothing for this; paho uses
+    it to the same end for WebSockets. A version without it would never call this one, and get
+    every message itself.
+    """
+
+    def __init__(self, client_id: str, find_inbox: Callable[[str], Inbox | None]) -> None:
+        super().__init__(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5)
+        self._find_inbox = find_inbox
+
+    def _create_socket(self) -> Any:
+        return Intake(super()._create_socket(), self._find_inbox)  # type: ignore[arg-type]
 
 
 def _tls_context(broker: BrokerUrl, files: TlsFiles | None) -> TlsContext | None:

@@ -56,7 +56,9 @@ def transfer(faults, *, seed=0, group=None, stop=lambda: False, timeout_s=TIMEOU
     finally:
         cache.check()
         assert broker.open == set()
-        assert broker.most_open <= 12  # the window, and what is closed with the next request
+        # A window under way, one that came, and what is closed with the next request. Brokers
+        # in the cloud take 50 subscriptions.
+        assert broker.most_open <= 20
 
 
 def test_a_good_broker_brings_all_from_what_it_retains():
