@@ -6,12 +6,10 @@ import logging
 import time
 from collections.abc import Callable
 
-import msgspec
-
 from trimtab_agent.contract import codec
-from trimtab_agent.contract.measurement import Measurement
 from trimtab_agent.contract.messages import Report
 from trimtab_agent.errors import BrokerError
+from trimtab_agent.report_room import without_raw
 from trimtab_agent.state import Memory
 
 _log = logging.getLogger(__name__)
@@ -38,19 +36,7 @@ def fit_report(report: bytes, limit_bytes: int | None) -> bytes:
     if value.measurement is None:
         return report
     _log.warning("report %s is too large for the broker: its raw latencies are left out", value.id)
-    comparison = value.comparison
-    if comparison is not None:
-        running = _without_raw(comparison.running)
-        comparison = msgspec.structs.replace(comparison, running=running)
-    measurement = _without_raw(value.measurement)
-    return codec.encode(
-        msgspec.structs.replace(value, measurement=measurement, comparison=comparison)
-    )
-
-
-def _without_raw(measurement: Measurement) -> Measurement:
-    latency = msgspec.structs.replace(measurement.latency, raw_us=b"")
-    return msgspec.structs.replace(measurement, latency=latency)
+    return codec.encode(without_raw(value))
 
 
 class Outbox:
@@ -84,16 +70,16 @@ class Outbox:
             Seconds until the next one is due, or None when there is none.
         """
         now = self._clock()
-        reports = self._memory.outbox
-        for id_, report in reports:
+        ids = self._memory.outbox
+        for id_ in ids:
             if self._due.get(id_, now) <= now:
                 self._attempts[id_] = self._attempts.get(id_, 0) + 1
                 self._due[id_] = now + delay_s(self._attempts[id_])
                 try:
-                    self._send(report)
+                    self._send(self._memory.report(id_))
                 except BrokerError:
                     return FIRST_DELAY_S  # a new connection calls `reconnected` before that
-        return min((self._due.get(id_, now) - now for id_, _ in reports), default=None)
+        return min((self._due.get(id_, now) - now for id_ in ids), default=None)
 
     def reconnected(self) -> None:
         """Makes every report due at once, with the delays from the start."""

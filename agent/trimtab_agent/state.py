@@ -29,6 +29,7 @@ from trimtab_agent.contract.messages import (
 )
 from trimtab_agent.durable import storage_errors
 from trimtab_agent.errors import DamagedError, FormatError, StorageError
+from trimtab_agent.report_room import put_report
 
 _log = logging.getLogger(__name__)
 
@@ -295,15 +296,26 @@ class Memory:
         """Ends the update and puts its report into the outbox, both or neither."""
         with self._transaction() as database:
             database.execute("UPDATE assignment SET settled = 1")
-            database.execute(
-                "INSERT INTO outbox (id, report) VALUES (?, ?)", (report.id, codec.encode(report))
-            )
+            put_report(database, report)
 
     @property
-    def outbox(self) -> list[tuple[str, bytes]]:
-        """Reports that the host has not acknowledged, oldest first: id and JSON."""
+    def outbox(self) -> list[str]:
+        """Ids of the reports that the host has not acknowledged, oldest first."""
         with self._errors():
-            return list(self._database.execute("SELECT id, report FROM outbox ORDER BY number"))
+            rows = self._database.execute("SELECT id FROM outbox ORDER BY number")
+            return [id_ for (id_,) in rows]
+
+    def report(self, id_: str) -> bytes:
+        """Returns the JSON of a report in the outbox.
+
+        Raises:
+            StorageError: It cannot be read, or is not there.
+        """
+        row = self._one("SELECT CAST(report AS BLOB) FROM outbox WHERE id = ?", id_)
+        if row is None:
+            raise StorageError(f"there is no report {id_} in {self._path}")
+        body: bytes = row[0]
+        return body
 
     def acknowledge(self, ids: Iterable[str]) -> None:
         """Drops the reports that the host has stored; ids that are not here are ignored."""
@@ -338,9 +350,9 @@ class Memory:
         except FormatError as error:
             raise DamagedError(str(error)) from error
 
-    def _one(self, query: str) -> tuple[Any, ...] | None:
+    def _one(self, query: str, *values: str) -> tuple[Any, ...] | None:
         with self._errors():
-            row: tuple[Any, ...] | None = self._database.execute(query).fetchone()
+            row: tuple[Any, ...] | None = self._database.execute(query, values).fetchone()
             return row
 
     @contextlib.contextmanager

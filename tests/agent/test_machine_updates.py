@@ -6,8 +6,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import tempfile
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,6 +21,7 @@ from hypothesis.stateful import (
 
 from support.chunk_packs import damage, packed
 from support.fleet_of_one import HERE, KIND_OF, KINDS, PACKAGES, Expected, Host, Machine
+from support.scratch import make_scratch
 from support.updates import PowerCut
 from trimtab_agent.contract import topics
 from trimtab_agent.contract.messages import Assignment
@@ -34,7 +33,6 @@ from trimtab_agent.errors import (
 )
 
 NETWORK_OR_SWITCH = {"verify_assignment", "manifest", "pull", "before_switch"}
-SHM = "/dev/shm"
 NAME_OF = {made.sha256: kind for kind, made in PACKAGES.items()}
 PORTS = ["verify_assignment", "manifest", "pull", "check_golden", "measure", "compare",
          "before_switch", "after_switch", "after_rollback", "check_health"]  # fmt: skip
@@ -50,8 +48,7 @@ class AnyStorm(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        where = SHM if os.access(SHM, os.W_OK) else None
-        self.directory = Path(tempfile.mkdtemp(dir=where, prefix="trimtab-storm-"))
+        self.directory = make_scratch()
         self.machine = Machine(self.directory)
         self.host = Host()
         self.expected = Expected()

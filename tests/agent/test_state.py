@@ -94,7 +94,10 @@ def test_the_end_of_an_update_and_its_report_are_one(memory):
     memory.settle(REPORT)
     assert memory.pending is None
     assert memory.counter == 3
-    assert memory.outbox == [("r1", codec.encode(REPORT))]
+    assert memory.outbox == ["r1"]
+    assert memory.report("r1") == codec.encode(REPORT)
+    with pytest.raises(StorageError, match="there is no report r2"):
+        memory.report("r2")
     accept(memory)
     with pytest.raises(StorageError, match="UNIQUE"):
         memory.settle(REPORT)  # the same id: neither is written

@@ -88,10 +88,10 @@ class FaultyDisk:
             if self._mode == "cut":  # the machine goes down right after the commit
                 self.operation("change")
 
-        def watched_read(query):
+        def watched_read(*query):
             with memory._errors():
                 self._sqlite("read")
-            return read(query)
+            return read(*query)
 
         memory._transaction, memory._one = watched, watched_read
 

@@ -398,7 +398,8 @@ def _databases(directory: Path) -> Iterator[Target]:
         damaged.write_bytes(data)
         try:
             with open_memory(damaged) as memory:
-                _ = memory.pending, memory.counter, memory.message_sha256, memory.outbox
+                _ = memory.pending, memory.counter, memory.message_sha256
+                _ = [memory.report(id_) for id_ in memory.outbox]
                 _use(memory)
         finally:
             for left in directory.glob(f"{damaged.name}*"):

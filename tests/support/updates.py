@@ -236,7 +236,8 @@ class Device:
 
     @property
     def reports(self) -> list[Report]:
-        return [codec.decode(data, Report, what="report") for _, data in self.memory.outbox]
+        found = map(self.memory.report, self.memory.outbox)
+        return [codec.decode(data, Report, what="report") for data in found]
 
     def run(self, *, until=None, limit: int = 200) -> Report | None:
         """Steps, with time passing, until an update is over or nothing is left to do.

@@ -279,6 +279,7 @@ class Report(msgspec.Struct, kw_only=True, frozen=True):
         comparison: The running version beside it, if there was one to compare with.
         gates: The limits it was held against.
         health: How its trial went, if it came to that.
+        reports_lost: How many older reports gave way to this one, because too many waited.
         inventory: What the device is.
         started: UTC, RFC 3339.
         finished: UTC, RFC 3339.
@@ -302,6 +303,7 @@ class Report(msgspec.Struct, kw_only=True, frozen=True):
     comparison: Comparison | None = None
     gates: tuple[GateResult, ...] = ()
     health: HealthCheck | None = None
+    reports_lost: Counter = 0
 
 
 class Acknowledgement(msgspec.Struct, kw_only=True, frozen=True):
