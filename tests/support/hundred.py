@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from support.hundred_device import Device, GuardBrokenError, Result, Surrounding
 from support.hundred_kinds import Case, Kind
 from support.hundred_models import FAMILIES, Family, Weights
 from support.hundred_packages import make
+from support.hundred_real import find_families
 
 BAD: tuple[Kind, ...] = (
     *hundred_bad_models.KINDS,
@@ -88,11 +89,13 @@ class Campaign:
         directory: Their disks.
         seed: Of everything that is drawn.
         tell: Told of each package.
+        families: Of the models, by name.
     """
 
     directory: Path
     seed: int
     tell: Callable[[Line], None] = lambda line: None
+    families: Mapping[str, Family] = field(default_factory=lambda: FAMILIES)
     sites: dict[str, Site] = field(default_factory=dict)
     lines: list[Line] = field(default_factory=list)
 
@@ -104,7 +107,7 @@ class Campaign:
         kinds += [names[index % len(names)] for index in range(good)]
         for number in rng.permutation(len(kinds)):
             kind = kinds[number]
-            fits = [f for f in FAMILIES.values() if isinstance(kind, str) or kind.fits(f)]
+            fits = [f for f in self.families.values() if isinstance(kind, str) or kind.fits(f)]
             site = self._site(fits[int(rng.integers(len(fits)))])
             line = self._try_good(site, kind) if isinstance(kind, str) else self._try(site, kind)
             self.lines.append(line)
@@ -114,7 +117,7 @@ class Campaign:
     def _site(self, family: Family) -> Site:
         """Returns the family's device; its first good version is installed."""
         if family.name not in self.sites:
-            number = list(FAMILIES).index(family.name)
+            number = list(self.families).index(family.name)
             rng = np.random.default_rng([self.seed, number])
             device = Device(
                 self.directory / family.name, family, children=number % CHILDREN_EVERY == 0
@@ -223,6 +226,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--bad", type=int, default=100)
     parser.add_argument("--good", type=int, default=100)
+    parser.add_argument(
+        "--models", type=Path, help="a folder of .onnx and .tflite files to use too"
+    )
     parser.add_argument("--json", type=Path, help="write every package's line to this file")
     parser.add_argument("--verbose", action="store_true", help="tell of every package")
     options = parser.parse_args()
@@ -233,7 +239,9 @@ def main() -> int:
             pass
 
     with tempfile.TemporaryDirectory(prefix="trimtab-hundred-") as folder:
-        campaign = Campaign(Path(folder), options.seed, tell)
+        found = find_families(options.models) if options.models else ()
+        families = {**FAMILIES, **{family.name: family for family in found}}
+        campaign = Campaign(Path(folder), options.seed, tell, families)
         time.monotonic()
         lines = campaign.run(bad=options.bad, good=options.good)
         campaign.close()

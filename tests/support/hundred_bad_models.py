@@ -18,6 +18,7 @@ from trimtab_agent.config import HealthConfig
 
 Change = Callable[[Case], Weights]
 _FLOAT = ("layers", "image", "pair", "sequence", "value")
+_DRAWN = (*_FLOAT, "int8")
 _TRIES = 20
 
 
@@ -258,16 +259,16 @@ KINDS: tuple[Kind, ...] = (
     _kind("bits flipped", flipped_bits),
     _kind("NaN weights", lambda case: _spoilt(case, np.nan, 0.1)),
     _kind("infinite weights", lambda case: _spoilt(case, np.inf, 0.01)),
-    _kind("layer zeroed", zeroed_layer, None),
+    _kind("layer zeroed", zeroed_layer, _DRAWN),
     _kind("scale doubled", lambda case: scaled(case, 2.0)),
     _kind("scale 1.1", lambda case: scaled(case, 1.1)),
-    _kind("sign wrong", lambda case: scaled(case, -1.0), None),
+    _kind("sign wrong", lambda case: scaled(case, -1.0), _DRAWN),
     _kind("outputs permuted", permuted_outputs, ("layers", "image", "pair", "sequence", "int8")),
     _kind("bias wrong", missing_bias, ("layers", "sequence")),
     _kind("zero point wrong", wrong_zero_point, ("int8",)),
     _kind("int8 saturated", saturated, ("int8",)),
     _kind("output scale wrong", wrong_scale, ("int8",)),
-    _kind("another model", another_model, None),
+    _kind("another model", another_model, _DRAWN),
     Kind("input layout transposed", ("golden",), "refused", _layout, ("image",)),
     Kind("labels swapped", ("accuracy",), "refused", _swapped_labels,
          ("layers", "image", "sequence", "value")),

@@ -93,7 +93,10 @@ def _cluster(array: np.ndarray) -> np.ndarray:
 
 
 def _head_only(draft: Draft) -> Weights:
-    name = max(n for n in draft.weights if n.startswith("w") and draft.weights[n].ndim > 1)
+    names = [n for n in draft.weights if n.startswith("w") and draft.weights[n].ndim > 1]
+    if not names:  # a model that was found as a file
+        return draft.weights
+    name = max(names)
     return {**draft.weights, name: draft.trained_anew()[name]}
 
 

@@ -27,6 +27,7 @@ from trimtab.targets.gate import relative_limit
 from trimtab_agent import runtimes
 from trimtab_agent.bench.task_metric import score
 from trimtab_agent.contract import codec
+from trimtab_agent.contract.chunks import DEFAULT_CHUNK_BYTES
 from trimtab_agent.contract.manifest import (
     Budget,
     GoldenTask,
@@ -93,7 +94,7 @@ def make(
     inputs = family.sample(rng, SAMPLES)
     answers = answers_of(family.runtime, files, inputs)
     samples = _golden(family, inputs, answers.outputs, rng)
-    model = next(iter(files))
+    model, size_bytes = next(iter(files)), sum(map(len, files.values()))
     with tempfile.TemporaryDirectory() as folder:
         sources = {path: Path(folder) / path for path in files}
         for path, source in sources.items():
@@ -109,7 +110,7 @@ def make(
                     runtime=RuntimeSpec(name=family.runtime, model=model),  # type: ignore[arg-type]
                     inputs=answers.inputs_told,
                     outputs=answers.outputs_told,
-                    weight_bytes=sum(map(len, files.values())),
+                    weight_bytes=size_bytes,
                     budget=budget or Budget(),
                     lineage=Lineage(
                         source_name="m", source_sha256="0" * 64, recipe=(), seed=0, tools={}
@@ -118,7 +119,8 @@ def make(
                 files=sources,
                 golden=samples,
                 bases=bases,
-                chunk_limit_bytes=16 * 1024,
+                # Several chunks of a small model, and not too many of a large one.
+                chunk_limit_bytes=16 * 1024 if size_bytes < 1 << 20 else DEFAULT_CHUNK_BYTES,
             )
         )
         return Made(_small(package), files, samples, package.as_base())
