@@ -106,7 +106,11 @@ def _add_tuf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _run(options: argparse.Namespace, output: Output) -> int:
-    logging.basicConfig(format="trimtab-agent: %(message)s", level=logging.WARNING)
+    from trimtab_agent.log_limit import LimitedHandler
+
+    logging.basicConfig(
+        format="trimtab-agent: %(message)s", level=logging.WARNING, handlers=[LimitedHandler()]
+    )
     import_lean("paho.mqtt.client")
     from trimtab_agent.config import load_config
     from trimtab_agent.service import run_agent, run_from

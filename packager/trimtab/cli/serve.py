@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from functools import partial
@@ -61,7 +62,11 @@ def command(
     """
     from trimtab.workflow.serve import ServeOptions, serve, serve_elsewhere
     from trimtab.workflow.workspace import Workspace as Opened
+    from trimtab_agent.log_limit import LimitedHandler
 
+    logging.basicConfig(
+        format="trimtab: %(message)s", level=logging.WARNING, handlers=[LimitedHandler()]
+    )
     opened = Opened.open(workspace)
     stop, reload = threading.Event(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
