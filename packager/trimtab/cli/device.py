@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trimtab.cli.options import DEFAULT_BROKER, DEFAULT_WORKSPACE, Broker, Json, Workspace
-from trimtab.cli.output import print_json, print_table
+from trimtab.cli.output import print_json, print_table, printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,7 +119,7 @@ def logs(
     reply = _tell(device, "logs", workspace, broker, wait_s, lines=lines, json=json)
     if not json:
         for line in reply.logs or ():
-            typer.echo(line)
+            typer.echo(printable(line))
 
 
 @app.command()
@@ -194,6 +194,7 @@ def _tell(
         print_json(reply)
     if reply.failure:
         if not json:
-            typer.echo(f"trimtab: error: {device}: {reply.failure.message}", err=True)
+            message = printable(reply.failure.message)
+            typer.echo(f"trimtab: error: {device}: {message}", err=True)
         raise typer.Exit(exit_code(reply.failure.reason))
     return reply

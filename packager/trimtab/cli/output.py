@@ -17,6 +17,13 @@ def log(line: str) -> None:
     typer.echo(line, err=True)
 
 
+def printable(text: str) -> str:
+    """Returns a text without control characters: what a device says must not steer a terminal."""
+    return "".join(
+        one if one.isprintable() or one == "\n" else f"\\x{ord(one):02x}" for one in text
+    )
+
+
 def print_json(value: object) -> None:
     """Prints a struct, or anything made of them, as indented JSON."""
     from trimtab_agent.contract import codec
@@ -28,12 +35,14 @@ def print_table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> No
     """Prints a plain table; numbers are expected as text with their units."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD)
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
-        table.add_row(*[str(cell) for cell in row])
+        # As it is: rich would take "[...]" for its own markup.
+        table.add_row(*[Text(printable(str(cell))) for cell in row])
     show(table)
 
 
@@ -46,7 +55,7 @@ def show(table: object) -> None:
 
 def fail(error: TrimtabError, *, as_json: bool) -> int:
     """Prints an error as one line and returns the exit code."""
-    message = " ".join(str(error).split())
+    message = printable(" ".join(str(error).split()))
     if as_json:
         print_json({"error": {"reason": error.reason, "message": message}})
     else:
