@@ -97,3 +97,18 @@ def test_a_device_that_is_silent_is_named_with_what_to_look_at(repository, tmp_p
         pytest.raises(DeviceTimeoutError, match=r"'dev-1' did not answer .* \(trimtab device list"),
     ):
         Console(host, repository).tell("dev-1", "measure", timeout_s=0.2)
+
+
+def test_replies_that_nobody_waits_for_are_not_kept(repository):
+    class Local:
+        def subscribe(self, topic, handler):
+            self.handler = handler
+
+    link = Local()
+    console = Console(link, repository)
+    for counter in range(100):
+        reply = CommandReply(
+            device="dev-1", counter=counter, action="pause", active=None, paused=True
+        )
+        link.handler(topics.reply("dev-1"), codec.encode(reply), {})
+    assert not console._replies

@@ -136,6 +136,7 @@ def test_a_report_that_comes_twice_is_kept_once_and_acknowledged_twice(store):
         (topics.report("dev-2"), make_report(), "claims to be from 'dev-1'"),
         (topics.progress("dev-1"), {"device": "dev-1"}, "missing required field"),
         (topics.status("dev-2"), Status(device="dev-1", online=True), "claims to be from"),
+        (f"{topics.PREFIX}/device/dev 1/report", make_report(), "does not name a device"),
     ],
 )
 def test_bad_messages_are_logged_and_not_acknowledged(topic, message, said, store, caplog):
@@ -149,6 +150,16 @@ def test_bad_messages_are_logged_and_not_acknowledged(topic, message, said, stor
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert re.search(said, record.getMessage())
+
+
+def test_progress_of_invented_devices_is_bounded(store, monkeypatch):
+    monkeypatch.setattr("trimtab.fleet.ingest.MAX_DEVICES", 3)
+    link = LocalLink()
+    ingest = Ingest(link, store)
+    for name in ("a", "b", "c", "a", "d"):
+        step = Progress(device=name, counter=1, target="t", state="fetching")
+        link.receive(topics.progress(name), step)
+    assert [bool(ingest.last_progress(name)) for name in "abcd"] == [True, False, True, True]
 
 
 def test_a_wait_that_fails_says_how_far_the_device_got(store):

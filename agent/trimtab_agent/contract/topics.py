@@ -144,9 +144,10 @@ def device_of(topic: str) -> str:
     """Returns the device id in a `device/<id>/...` topic.
 
     Raises:
-        FormatError: The topic is not of that form.
+        FormatError: The topic is not of that form, or its id is none that a device can have.
     """
-    head, slash, tail = topic.removeprefix(f"{PREFIX}/device/").partition("/")
-    if not topic.startswith(f"{PREFIX}/device/") or not slash or not tail:
+    head, _, tail = topic.removeprefix(f"{PREFIX}/device/").partition("/")
+    named = topic.startswith(f"{PREFIX}/device/") and _DEVICE.fullmatch(head)
+    if not named or not tail:
         raise FormatError(f"topic {topic!r} does not name a device")
     return head

@@ -33,7 +33,8 @@ class Console:
         self._link = link
         self._repository = repository
         self._changed = threading.Condition()
-        self._replies: dict[tuple[str, int], CommandReply] = {}
+        self._replies: dict[tuple[str, int], CommandReply | None] = {}
+        """By device and counter, those that are waited for; None until it comes."""
         link.subscribe(topics.ALL_REPLIES, self._on_reply)
 
     def tell(
@@ -56,17 +57,32 @@ class Console:
         command = self._repository.orders.new_command(device, action, lines=lines)
         message = self._repository.orders.sign_command(command)
         key = device, command.counter
+        with self._changed:
+            self._replies[key] = None
+        try:
+            reply = self._wait_for(key, message, timeout_s)
+        finally:
+            with self._changed:
+                del self._replies[key]
+        if reply is None:
+            raise DeviceTimeoutError(
+                f"device {device!r} did not answer the command {action!r} within {timeout_s:g} s: "
+                f"is it online, and not busy with an update? (trimtab device list)"
+            )
+        return reply
+
+    def _wait_for(
+        self, key: tuple[str, int], message: bytes, timeout_s: float
+    ) -> CommandReply | None:
+        """Sends a command until its reply has come, or no longer than `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            self._link.publish(topics.command(device), message)
+            self._link.publish(topics.command(key[0]), message)
             wait_s = min(RESEND_S, deadline - time.monotonic())
             with self._changed:
-                if self._changed.wait_for(lambda: key in self._replies, max(wait_s, 0)):
-                    return self._replies.pop(key)
-        raise DeviceTimeoutError(
-            f"device {device!r} did not answer the command {action!r} within {timeout_s:g} s: is "
-            f"it online, and not busy with an update? (trimtab device list)"
-        )
+                if self._changed.wait_for(lambda: self._replies[key], max(wait_s, 0)):
+                    return self._replies[key]
+        return None
 
     def _on_reply(self, topic: str, payload: bytes, _properties: dict[str, str]) -> None:
         try:
@@ -75,5 +91,6 @@ class Console:
             _log.warning("refused: %s", error)
             return
         with self._changed:
-            self._replies[reply.device, reply.counter] = reply
-            self._changed.notify_all()
+            if (reply.device, reply.counter) in self._replies:
+                self._replies[reply.device, reply.counter] = reply
+                self._changed.notify_all()

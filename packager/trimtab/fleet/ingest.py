@@ -21,6 +21,9 @@ from trimtab_agent.link import Link
 
 _log = logging.getLogger(__name__)
 
+MAX_DEVICES = 10_000
+"""Whose progress is kept: where nobody checks names, a stranger can invent some."""
+
 _POLL_S = 0.5
 """How often a wait looks into the store: another process may be the one that received."""
 
@@ -104,7 +107,10 @@ class Ingest:
             _log.warning("refused: %s", error)
             return
         with self._changed:
+            self._progress.pop(progress.device, None)
             self._progress[progress.device] = progress
+            if len(self._progress) > MAX_DEVICES:
+                del self._progress[next(iter(self._progress))]  # the one not heard of for longest
             self._changed.notify_all()
 
 
