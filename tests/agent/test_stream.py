@@ -58,9 +58,9 @@ def test_a_byte_that_is_missing_or_changed_is_noticed_or_harmless(vector):
             assert len(content) == vector["size_bytes"]
 
 
-def block(records, *, lanes=0, payload=b"", segments=1, literals=b""):
+def block(records, *, form=1, lanes=0, payload=b"", segments=1, literals=b""):
     header = bytes([lanes, segments, len(records)]) + records + literals
-    return bytes([1, len(header), len(header)]) + header + payload
+    return bytes([form, len(header), len(header)]) + header + payload
 
 
 def zstd(data):
@@ -73,6 +73,16 @@ def zstd(data):
 BYTES = b"\x01\x08\x01"
 """The record of 8 elements of one byte, before its plane."""
 
+REST = b"\x00\x01\x06"
+"""What follows the size in the record of a pool without lanes: bytes as they are."""
+
+BYTES_8 = b"abcdefgh"
+
+
+def pool(record, payload):
+    return block(b"\x08" + record + b"\x09\x08\x00", form=2, segments=2, payload=payload)
+
+
 HOSTILE = {
     "unknown form": (b"\x07", "unknown form 7: update Trimtab"),
     "no end of an integer": (b"\x01" + b"\xff" * 9, "more than 6 bytes"),
@@ -83,7 +93,35 @@ HOSTILE = {
         "does not decode to 128 bytes|unreadable zstd frame",
     ),
     "too many lanes": (b"\x01\x05\x05\x81\x80\x01\x00\x00", "16385 lanes, more than 16384"),
-    "unknown method": (block(b"\x09\x08"), "unknown method 9"),
+    "unknown method": (block(b"\x0a\x08", form=2), "unknown method 10"),
+    "pool in form 1": (block(b"\x08\x08" + REST), "unknown method 8"),
+    "rest in form 1": (block(BYTES + b"\x06"), "unknown coding 6"),
+    "rest in no pool": (block(BYTES + b"\x06", form=2), "unknown coding 6"),
+    "pool that is not there": (block(b"\x09\x08\x00", form=2), "in pool 0 of 0"),
+    "pool too small": (pool(b"\x07" + REST, b"1234567"), "ends 1 bytes early"),
+    "pool not all taken": (
+        block(
+            b"\x08\x08" + REST + b"\x00\x08",
+            form=2,
+            segments=2,
+            payload=BYTES_8,
+            literals=BYTES_8,
+        ),
+        "goes on",
+    ),
+    "pool of odd size": (pool(b"\x07\x00\x02\x06\x06", BYTES_8), "7 bytes has elements of 2"),
+    "lanes of a pool": (pool(b"\x08\x81\x80\x01\x01\x06", BYTES_8), "16385 lanes"),
+    "no runs": (pool(b"\x08\x00\x01\x05\x00", BYTES_8), "0 runs"),
+    "runs too short": (pool(b"\x08\x00\x01\x05\x01\x07\x00", BYTES_8), "7 elements with 1 tables"),
+    "runs of many tables": (pool(b"\x08\x00\x01\x05\x01\x08\x20", BYTES_8), "with 33 tables"),
+    "runs without lanes": (
+        pool(b"\x08\x00\x01\x07\x01\x08\x00\x00\x01\x01\x02\x00", BYTES_8),
+        "block without lanes",
+    ),
+    "lane that carries too much": (
+        pool(b"\x08\x01\x01\x06", b"\0\0\2\0" + BYTES_8),
+        "symbols of a pool do not add up",
+    ),
     "past the file": (block(b"\x01\x09"), "9 bytes where 8 are left"),
     "nothing": (block(b"\x01\x00"), "0 bytes where 8 are left"),
     "odd width": (block(b"\x01\x08\x03"), "have 3 bytes, not 1, 2, 4 or 8"),
@@ -126,6 +164,13 @@ def test_a_hostile_stream_is_a_format_error(case):
     stream, message = HOSTILE[case]
     with pytest.raises(FormatError, match=message):
         decoded(stream, 8, bytes(8))
+
+
+def test_pools_that_are_too_large_together_are_refused_before_they_are_read():
+    record = b"\x08\x80\x80\x20" + REST
+    stream = block(record * 3, form=2, segments=3, payload=bytes(1 << 20))
+    with pytest.raises(FormatError, match="pools of 1572864 bytes; at most 1048576"):
+        decoded(stream, 1 << 21)
 
 
 def test_words_left_over_or_lanes_that_do_not_end_where_they_began_are_noticed():

@@ -148,27 +148,83 @@ def test_a_tensor_of_many_slices_comes_back():
     assert len(coded(codes)) < 0.85 * codes.nbytes
 
 
+def file_of(arrays):
+    """A file of tensors, a word of structure before each, and its segments."""
+    data, found = b"", []
+    for array in arrays:
+        found.append(Segment(len(data), len(data) + 3, "structure"))
+        start, stop = len(data) + 3, len(data) + 3 + array.nbytes
+        found.append(tensor(start, stop, (array.itemsize, array.dtype.kind == "f"), array.shape))
+        data += b"and" + array.tobytes()
+    return data, found
+
+
+def small_tensors(count, dtype="f4"):
+    """Matrices of a few kilobytes, each of its own scale."""
+    scales = np.exp(RANDOM.uniform(-4, 4, count))
+    sizes = RANDOM.integers(100, 3000, count)
+    return [(RANDOM.normal(size=n) * s).astype(dtype) for n, s in zip(sizes, scales, strict=True)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(DTYPES), st.integers(1, 400), st.floats(0.1, 1e3)), max_size=12
+    ),
+    st.integers(0, 2**32),
+)
+def test_any_small_tensors_come_back_from_their_pools(kinds, seed):
+    random = np.random.default_rng(seed)
+    arrays = [(random.normal(size=n) * scale).astype(dtype) for dtype, n, scale in kinds]
+    data, parts = file_of(arrays)
+    assert decoded(encode_stream(data, parts).data, len(data)) == data
+
+
+def test_small_tensors_take_no_more_together_than_large_ones():
+    arrays = small_tensors(80)
+    data, parts = file_of(arrays)
+    stream = encode_stream(data, parts).data
+    assert decoded(stream, len(data)) == data
+    assert len(stream) < 0.85 * len(data)
+
+
+def test_more_small_tensors_than_pools_may_hold_come_back():
+    data, parts = file_of(small_tensors(400, "f2"))
+    assert len(data) > 1 << 20
+    stream = encode_stream(data, parts).data
+    assert decoded(stream, len(data)) == data
+    assert len(stream) < 0.9 * len(data)
+
+
 STREAM = coded(np.concatenate([sparse(0.2).ravel(), RANDOM.normal(size=5000)]).astype("f4"))
 SIZE = 4 * (120_000 + 5000)
+POOLED, POOLED_PARTS = file_of(small_tensors(8))
+STREAMS = [(STREAM, SIZE), (encode_stream(POOLED, POOLED_PARTS).data, len(POOLED))]
 
 
 @settings(max_examples=300, deadline=None)
-@given(at=st.integers(0, len(STREAM) - 1), bit=st.integers(0, 7), data=st.data())
-def test_a_damaged_stream_gives_other_bytes_or_a_format_error(at, bit, data):
-    damaged = bytearray(STREAM)
+@given(
+    stream=st.sampled_from(STREAMS),
+    at=st.integers(0, 1 << 30),
+    bit=st.integers(0, 7),
+    data=st.data(),
+)
+def test_a_damaged_stream_gives_other_bytes_or_a_format_error(stream, at, bit, data):
+    damaged, size = bytearray(stream[0]), stream[1]
+    at %= len(damaged)
     at = data.draw(st.sampled_from([at, at % 400]))  # headers are short: hit them more often
     damaged[at] ^= 1 << bit
     try:
-        content = decoded(bytes(damaged), SIZE)
+        content = decoded(bytes(damaged), size)
     except FormatError:
         return
-    assert len(content) == SIZE
+    assert len(content) == size
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 10_000))
 def test_any_bytes_are_a_stream_or_a_format_error(data, size_bytes):
-    for form in (b"", b"\x00", b"\x01"):
+    for form in (b"", b"\x00", b"\x01", b"\x02"):
         try:
             content = decoded(form + data, size_bytes)
         except FormatError:

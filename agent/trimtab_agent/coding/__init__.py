@@ -6,6 +6,7 @@
 * `symbols`: planes of one-byte symbols: constant, raw, zstd or entropy coded, several in a byte.
 * `contexts`: which probability table an element's row and column call for.
 * `methods`: tensors from planes: byte planes, palettes, sparse masks, grids, differences.
+* `pools`: small tensors that are decoded as one.
 * `stream`: the whole stream, block by block.
 
 docs/formats/stream.md describes the stream byte by byte; the writing half is in

@@ -9,6 +9,8 @@
     5     copy        offset in the base                     nothing
     6     difference  width, offset in the base, a method    what that method has
     7     patch       offset and length in the base          nothing
+    8     pool        lanes, width and rotation, planes      (`trimtab_agent.coding.pools`)
+    9     pooled      number of the pool                     nothing
 
 An element is an unsigned integer of `width` bytes, whatever the tensor's dtype: the codec
 reproduces bits. Methods 5 to 7 need the file that the device has, the base of a delta.
@@ -58,6 +60,8 @@ class Method(IntEnum):
     COPY = 5
     DIFFERENCE = 6
     PATCH = 7
+    POOL = 8
+    POOLED = 9
 
 
 class Base(Protocol):
@@ -130,7 +134,7 @@ def _plane(segment: Segment) -> Reader:
 
 def _planes(segment: Segment, depth: int) -> tuple[int, ElementReader]:  # noqa: ARG001
     form = segment.header.byte()
-    width = _width(form & ~ROTATED)
+    width = element_width(form)
     planes = [_plane(segment) for _ in range(width)]
 
     def read(count: int) -> Elements:
@@ -139,12 +143,34 @@ def _planes(segment: Segment, depth: int) -> tuple[int, ElementReader]:  # noqa:
         octets = np.empty((count, width), np.uint8)
         for index, plane in enumerate(planes):
             octets[:, index] = plane(count)
-        elements = octets.reshape(-1).view(f"<u{width}")
-        if form & ROTATED:
-            elements = elements >> 1 | elements << (8 * width - 1)
-        return elements
+        return joined(octets, form)
 
     return width, read
+
+
+def element_width(form: int) -> int:
+    """Returns the width in bytes that a form says, with or without rotation.
+
+    Raises:
+        FormatError: There is no such width.
+    """
+    return _width(form & ~ROTATED)
+
+
+def joined(octets: NDArray[np.uint8], form: int) -> Elements:
+    """Returns elements of their bytes, shape (elements, width), the lowest first.
+
+    Args:
+        octets: Contiguous; the elements are made in their place.
+        form: The width, and whether elements are rotated.
+    """
+    width = octets.shape[1]
+    elements: Elements = octets.reshape(-1).view(f"<u{width}")
+    if form & ROTATED:
+        top = elements << (8 * width - 1)
+        np.right_shift(elements, 1, out=elements)
+        np.bitwise_or(elements, top, out=elements)
+    return elements
 
 
 def _palette(segment: Segment, depth: int) -> tuple[int, ElementReader]:  # noqa: ARG001

@@ -7,7 +7,8 @@ a step decodes `L` symbols for the price of a dozen calls. States have 32 bits, 
 above, and take a word of 16 bits when they fall below; tables have 12 bits.
 
 Lanes cost 4 bytes each once a block, not once a plane: planes follow each other through the same
-lanes. So small tensors can share them.
+lanes. So small tensors can share them. Where there are bytes that need no coding, two of them
+travel in each lane, which costs 1 byte then.
 """
 
 from __future__ import annotations
@@ -133,6 +134,29 @@ class Lanes:
             np.add(state, arrays.place, out=state)
             used = _refill(arrays, words, used)
         return used
+
+    def carried(self, count: int) -> int:
+        """Returns how many of the last `count` bytes lanes carry: two each."""
+        return 2 * min(count // 2, self._arrays.state.size)
+
+    def rest(self, count: int) -> bytes:
+        """Returns what the encoder began the first lanes with besides the lowest state.
+
+        A state of 32 bits would else say nothing in its lower half in the end. All lanes are at
+        the lowest state afterwards.
+
+        Args:
+            count: Of bytes at most; two a lane.
+
+        Raises:
+            FormatError: A lane is too high: the stream is damaged.
+        """
+        lanes = self._arrays.first(self.carried(count) // 2)
+        if (lanes.high_half != 1).any():
+            raise FormatError("the coded symbols of a pool do not add up: the stream is damaged")
+        data = lanes.low_half.astype("<u2").tobytes()
+        lanes.low_half[:] = 0
+        return data
 
     def check_end(self) -> None:
         """Checks that every lane is back where the encoder began.

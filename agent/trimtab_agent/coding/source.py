@@ -24,9 +24,10 @@ class Source:
         pieces: Consecutive bytes.
     """
 
-    def __init__(self, pieces: Iterable[bytes]) -> None:
+    def __init__(self, pieces: Iterable[bytes | memoryview]) -> None:
         self._pieces = iter(pieces)
         self._piece = memoryview(b"")
+        self._at = 0
 
     def read(self, count: int) -> bytes:
         """Returns the next `count` bytes.
@@ -34,18 +35,20 @@ class Source:
         Raises:
             FormatError: The stream ends before.
         """
-        if count <= len(self._piece):
-            taken, self._piece = self._piece[:count], self._piece[count:]
+        stop = self._at + count
+        if stop <= len(self._piece):
+            taken = self._piece[self._at : stop]
+            self._at = stop
             return bytes(taken)
-        parts = [bytes(self._piece)]
-        lacking = count - len(self._piece)
+        parts = [bytes(self._piece[self._at :])]
+        lacking = stop - len(self._piece)
         while lacking:
             piece = next(self._pieces, None)
             if piece is None:
                 raise FormatError(f"the coded stream ends {lacking} bytes early")
-            parts.append(piece[:lacking])
-            self._piece = memoryview(piece)[lacking:]
-            lacking -= len(parts[-1])
+            self._piece, self._at = memoryview(piece), min(lacking, len(piece))
+            parts.append(piece[: self._at])
+            lacking -= self._at
         return b"".join(parts)
 
     def varint(self) -> int:
@@ -56,15 +59,22 @@ class Source:
         """
         value = 0
         for index in range(_MAX_VARINT_BYTES):
-            byte = self.read(1)[0]
+            byte = self.byte()
             value |= (byte & 0x7F) << (7 * index)
             if byte < 0x80:
                 return value
         raise FormatError(f"an integer in the coded stream has more than {_MAX_VARINT_BYTES} bytes")
 
     def byte(self) -> int:
-        """Returns the next byte."""
-        return self.read(1)[0]
+        """Returns the next byte.
+
+        Raises:
+            FormatError: The stream ends before.
+        """
+        if self._at == len(self._piece):
+            return self.read(1)[0]
+        self._at += 1
+        return self._piece[self._at - 1]
 
     def unzstd(self, size_bytes: int, *, piece_bytes: int) -> Iterator[bytes]:
         """Decodes what is left, one zstd frame without magic number.
@@ -93,12 +103,12 @@ class Source:
 
     def read_some(self, count: int) -> bytes:
         """Returns at least one and at most `count` bytes, or none at the end."""
-        while not self._piece:
+        while self._at == len(self._piece):
             piece = next(self._pieces, None)
             if piece is None:
                 return b""
-            self._piece = memoryview(piece)
-        return self.read(min(count, len(self._piece)))
+            self._piece, self._at = memoryview(piece), 0
+        return self.read(min(count, len(self._piece) - self._at))
 
     def check_end(self) -> None:
         """Checks that nothing is left.
@@ -106,7 +116,7 @@ class Source:
         Raises:
             FormatError: There are more bytes.
         """
-        if len(self._piece) or any(len(piece) for piece in self._pieces):
+        if self._at < len(self._piece) or any(len(piece) for piece in self._pieces):
             raise FormatError("the coded stream goes on after its file is complete")
 
 

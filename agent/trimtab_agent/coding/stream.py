@@ -3,6 +3,7 @@
     stream   = form (1 byte), then by form
                0: one zstd frame without magic number, the file
                1: blocks until the file is complete
+               2: the same; blocks may have pools
     block    = stored length (varint), length (varint), header, payload
     header   = lanes (varint), segments (varint), length of the records (varint), records, literals
     record   = method (1 byte), size in bytes (varint), what the method has
@@ -17,15 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import numpy as np
-
 from trimtab_agent.coding.methods import Base, Method, Segment, open_segment
-from trimtab_agent.coding.rans import MAX_LANES, Lanes
+from trimtab_agent.coding.pools import Pools
 from trimtab_agent.coding.source import Source, unzstd
 from trimtab_agent.coding.symbols import Payload
 from trimtab_agent.errors import FormatError
 
-ZSTD, BLOCKS = 0, 1
+ZSTD, BLOCKS, POOLED_BLOCKS = 0, 1, 2
 """Forms of a stream. Another number is a later version's."""
 
 SLICE_BYTES = 1 << 20
@@ -56,36 +55,41 @@ def decode_stream(
     if form == ZSTD:
         yield from source.unzstd(size_bytes, piece_bytes=SLICE_BYTES)
         return
-    if form != BLOCKS:
+    if form not in (BLOCKS, POOLED_BLOCKS):
         raise FormatError(f"the coded stream has the unknown form {form}: update Trimtab")
     left = size_bytes
     while left:
-        for piece in _block(source, left, base):
+        for piece in _block(source, left, base, has_pools=form == POOLED_BLOCKS):
             left -= len(piece)
             yield piece
     source.check_end()
 
 
-def _block(source: Source, left_bytes: int, base: Base | None) -> Iterator[bytes]:
+def _block(
+    source: Source, left_bytes: int, base: Base | None, *, has_pools: bool
+) -> Iterator[bytes]:
     """Yields what a block holds; records are read as their turn comes, so that one is in memory."""
     header = _header(source)
-    lanes = _lanes(header.varint(), source)
+    payload = Payload.open(source, header.varint())
     segments, records_bytes = header.varint(), header.varint()
     records = Source([header.read(records_bytes)])
+    pools = Pools()
     for _ in range(segments):
         method, size_bytes = records.byte(), records.varint()
         if not 0 < size_bytes <= left_bytes:
             raise FormatError(f"a segment of {size_bytes} bytes where {left_bytes} are left")
-        left_bytes -= size_bytes
-        if method == Method.LITERAL:
-            yield header.read(size_bytes)
+        if method == Method.POOL and has_pools:
+            pools.add(records, source, size_bytes)
             continue
-        segment = Segment(records, Payload(source, lanes), base, size_bytes)
-        yield from _slices(segment, method)
-    records.check_end()
-    header.check_end()
-    if lanes:
-        lanes.check_end()
+        left_bytes -= size_bytes
+        if method == Method.POOLED and has_pools:
+            yield pools.take(records, size_bytes)
+        elif method == Method.LITERAL:
+            yield header.read(size_bytes)
+        else:
+            yield from _slices(Segment(records, payload, base, size_bytes), method)
+    for part in (records, header, pools, payload):
+        part.check_end()
 
 
 def _header(source: Source) -> Source:
@@ -96,13 +100,6 @@ def _header(source: Source) -> Source:
         )
     data = source.read(stored)
     return Source([data if stored == size_bytes else unzstd(data, size_bytes)])
-
-
-def _lanes(count: int, source: Source) -> Lanes | None:
-    """Reads the states that stand at the head of a payload."""
-    if count > MAX_LANES:
-        raise FormatError(f"a block has {count} lanes, more than {MAX_LANES}")
-    return Lanes(np.frombuffer(source.read(4 * count), "<u4")) if count else None
 
 
 def _slices(segment: Segment, method: int) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Planes of symbols: one byte for each element, in one of four codings.
+"""Planes of symbols: one byte for each element, in one of eight codings.
 
     byte  coding    in the header                       in the payload, for each slice
     ----  --------  ----------------------------------  -------------------------------------
@@ -7,6 +7,11 @@
     2     zstd      packing                             length (varint), frame without magic
     3     entropy   packing, one table                  words (varint), so many 16-bit words
     4     by place  levels of rows and columns, tables  the same
+    5     by run    lengths and table numbers, tables   the same
+    6     rest      nothing                             two bytes from each lane, the others
+    7     both      as 5                                as 5, at the end two bytes from each lane
+
+5 to 7 occur in pools only (`trimtab_agent.coding.pools`).
 
 With a packing of (a, k), k consecutive symbols below a are one byte: the first times 1, the second
 times a, and so on. Four 2-bit indices in a raw byte are the bit-packed palette; packed symbols with
@@ -22,8 +27,8 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_agent.coding.contexts import Levels, read_levels
-from trimtab_agent.coding.rans import Lanes
+from trimtab_agent.coding.contexts import Contexts, read_levels, read_runs
+from trimtab_agent.coding.rans import MAX_LANES, Lanes
 from trimtab_agent.coding.source import Source, unzstd
 from trimtab_agent.coding.tables import MAX_CODE, SYMBOLS, Lookup, frequencies, lookup
 from trimtab_agent.errors import FormatError
@@ -41,6 +46,9 @@ class Coding(IntEnum):
     ZSTD = 2
     ENTROPY = 3
     BY_PLACE = 4
+    BY_RUN = 5
+    REST = 6
+    BY_RUN_REST = 7
 
 
 @dataclass(frozen=True)
@@ -50,12 +58,40 @@ class Payload:
     source: Source
     lanes: Lanes | None
 
+    @classmethod
+    def open(cls, source: Source, lanes: int) -> Payload:
+        """Reads the states that stand at the head of a payload.
 
-def plane_reader(header: Source) -> Callable[[Payload], Reader]:
+        Raises:
+            FormatError: There are too many lanes.
+        """
+        if lanes > MAX_LANES:
+            raise FormatError(f"a block has {lanes} lanes, more than {MAX_LANES}")
+        if not lanes:
+            return cls(source, None)
+        return cls(source, Lanes(np.frombuffer(source.read(4 * lanes), "<u4")))
+
+    def check_end(self) -> None:
+        """Checks that every lane is back where the encoder began.
+
+        Raises:
+            FormatError: One is not: the stream is damaged.
+        """
+        if self.lanes:
+            self.lanes.check_end()
+
+    def rest(self, count: int) -> Plane:
+        """Returns bytes that lanes and, behind the last coded symbol, the payload hold."""
+        held = self.lanes.rest(count) if self.lanes else b""
+        return np.frombuffer(held + self.source.read(count - len(held)), np.uint8)
+
+
+def plane_reader(header: Source, *, pooled: int | None = None) -> Callable[[Payload], Reader]:
     """Reads a plane's description from a block's header.
 
     Args:
         header: The header, at the description.
+        pooled: How many symbols the plane has, if it is one of a pool.
 
     Returns:
         What makes a reader of the plane, once the payload begins.
@@ -71,6 +107,14 @@ def plane_reader(header: Source) -> Callable[[Payload], Reader]:
         levels = read_levels(header)
         tables = lookup([read_table(header) for _ in range(levels.tables)])
         return lambda payload: _Entropy(payload, tables, levels).read
+    if kind in (Coding.BY_RUN, Coding.BY_RUN_REST) and pooled is not None:
+        runs = read_runs(header, pooled)
+        tables = lookup([read_table(header) for _ in range(runs.tables)])
+        if kind == Coding.BY_RUN:
+            return lambda payload: _Entropy(payload, tables, runs).read
+        return lambda payload: _Entropy(payload, tables, runs).read_all
+    if kind == Coding.REST and pooled is not None:
+        return lambda payload: payload.rest
     if kind not in (Coding.RAW, Coding.ZSTD, Coding.ENTROPY):
         raise FormatError(f"the coded stream has a plane of the unknown coding {kind}")
     unpack = _unpacking(header)
@@ -92,13 +136,13 @@ def _read_zstd(source: Source, count: int) -> Plane:
 class _Entropy:
     """Reads entropy-coded symbols, and knows the place of the next one."""
 
-    def __init__(self, payload: Payload, tables: Lookup, levels: Levels | None = None) -> None:
+    def __init__(self, payload: Payload, tables: Lookup, places: Contexts | None = None) -> None:
         if payload.lanes is None:
             raise FormatError("the coded stream has entropy-coded symbols in a block without lanes")
         self._lanes = payload.lanes
         self._source = payload.source
         self._tables = tables
-        self._levels = levels
+        self._places = places
         self._at = 0
 
     def read(self, count: int) -> Plane:
@@ -106,9 +150,16 @@ class _Entropy:
         if words > count:
             raise FormatError(f"{count} coded symbols cannot take {words} words")
         data = np.frombuffer(self._source.read(2 * words), "<u2")
-        contexts = self._levels.contexts(self._at, count) if self._levels else None
+        contexts = self._places.contexts(self._at, count) if self._places else None
         self._at += count
         return self._lanes.decode(self._tables, data, count, contexts)
+
+    def read_all(self, count: int) -> Plane:
+        """Reads a plane of which the lanes carry the last symbols as they are."""
+        carried = self._lanes.carried(count)
+        symbols = self.read(count - carried)
+        rest = np.frombuffer(self._lanes.rest(carried), np.uint8)
+        return np.concatenate([symbols, rest])
 
 
 def read_table(header: Source) -> NDArray[np.int64]:

@@ -21,9 +21,12 @@ _BYTES_PER_LANE = 750
 which 8 on average tell something of the symbols. So lanes take 0.4 % of a payload. More lanes
 decode faster."""
 
-_DECODED_BYTES_PER_LANE = 1 << 13
+_BYTES_PER_CARRYING_LANE = 270
+"""A lane that carries two bytes adds 1."""
+
+_DECODED_BYTES_PER_LANE = 1 << 15
 """But there is a lane for so many bytes of the file: what packs very well must not take for ever to
-decode. For a tensor that packs fifty-fold this adds two per cent."""
+decode. For a tensor that packs fifty-fold this adds half a per cent."""
 
 
 def varint(value: int) -> bytes:
@@ -67,12 +70,18 @@ class _Symbols:
     tables: Tables
     contexts: NDArray[np.uint8] | None
 
+    def first(self, count: int) -> _Symbols:
+        contexts = None if self.contexts is None else self.contexts[:count]
+        return _Symbols(self.symbols[:count], self.tables, contexts)
+
 
 class Payload:
-    """The payload of a block while it is put together."""
+    """The payload of a block or a pool while it is put together."""
 
     def __init__(self) -> None:
         self._events: list[bytes | _Symbols] = []
+        self._rest = b""
+        self._carries_symbols = False
         self._size_bytes = 0.0
         self._symbols = 0
 
@@ -80,6 +89,15 @@ class Payload:
         """Adds bytes that are read as they are."""
         self._events.append(data)
         self._size_bytes += len(data)
+
+    def rest(self, data: bytes) -> None:
+        """Adds bytes that are read as they are, the last of all: lanes may carry them."""
+        self._rest = data
+        self._size_bytes += len(data)
+
+    def carry_symbols(self) -> None:
+        """Has lanes carry the last symbols of what was added last, and nothing follows."""
+        self._carries_symbols = True
 
     def symbols(
         self,
@@ -107,10 +125,17 @@ class Payload:
             decoded_bytes: What the block decodes to.
         """
         if not self._symbols:
-            return 0, b"".join(event for event in self._events if isinstance(event, bytes))
+            return 0, b"".join([*(e for e in self._events if isinstance(e, bytes)), self._rest])
         states = np.full(self._lanes(decoded_bytes), LOWEST_STATE, np.uint32)
-        parts: list[bytes] = []
-        for event in reversed(self._events):
+        *events, last = self._events
+        rest = self._rest
+        if self._carries_symbols and isinstance(last, _Symbols):
+            coded = last.symbols.size - 2 * min(last.symbols.size // 2, states.size)
+            rest, last = last.symbols[coded:].tobytes(), last.first(coded)
+        carried = min(states.size, len(rest) // 2)
+        states[:carried] += np.frombuffer(rest, "<u2", carried)
+        parts: list[bytes] = [rest[2 * carried :]]
+        for event in reversed([*events, last]):
             if isinstance(event, _Symbols):
                 words = _encode(states, event)
                 parts.append(varint(words.size) + words.astype("<u2").tobytes())
@@ -121,7 +146,8 @@ class Payload:
 
     def _lanes(self, decoded_bytes: int) -> int:
         """Returns how many lanes to use: as many as their cost allows."""
-        lanes = max(self._size_bytes / _BYTES_PER_LANE, decoded_bytes / _DECODED_BYTES_PER_LANE)
+        each = _BYTES_PER_CARRYING_LANE if self._rest or self._carries_symbols else _BYTES_PER_LANE
+        lanes = max(self._size_bytes / each, decoded_bytes / _DECODED_BYTES_PER_LANE)
         return int(max(min(lanes, self._symbols, MAX_LANES), 1))
 
 

@@ -11,10 +11,11 @@ import zstandard
 from trimtab.package.coding.deltas import Pairs, code_difference, code_patch, copied
 from trimtab.package.coding.payload import Payload, varint
 from trimtab.package.coding.planes import zstd_frame
+from trimtab.package.coding.pools import make_pools
 from trimtab.package.coding.segment import Segment
 from trimtab.package.coding.tensors import CodedTensor, Tensor, code_tensor, even_slices
 from trimtab_agent.coding.methods import WIDTHS, Method
-from trimtab_agent.coding.stream import BLOCKS, MAX_HEADER_BYTES, ZSTD
+from trimtab_agent.coding.stream import MAX_HEADER_BYTES, POOLED_BLOCKS, ZSTD
 
 _BLOCK_BYTES = 1 << 21
 """Tensors this large have a block of their own, so that one that did not change is the same bytes
@@ -76,9 +77,9 @@ def encode_stream(data: bytes, segments: Sequence[Segment]) -> CodedStream:
         The smaller of blocks by segments and one zstd frame for all.
     """
     if not data:
-        return CodedStream(bytes([BLOCKS]))
+        return CodedStream(bytes([POOLED_BLOCKS]))
     blocks = [_block(items) for items in _grouped(_items(data, segments), _BLOCK_BYTES)]
-    parts = [bytes([BLOCKS]), *blocks]
+    parts = [bytes([POOLED_BLOCKS]), *blocks]
     starts = np.cumsum([len(part) for part in parts])[:-1]
     coded = CodedStream(b"".join(parts), tuple(int(start) for start in starts))
     quick = len(zstd_frame(data, level=1))
@@ -100,7 +101,10 @@ def encode_delta(
         base_segments: What that consists of.
     """
     items = _changed(data, segments, Pairs(base, base_segments))
-    parts = [bytes([BLOCKS]), *(_block(group) for group in _grouped(items, _DELTA_BLOCK_BYTES))]
+    parts = [
+        bytes([POOLED_BLOCKS]),
+        *(_block(group) for group in _grouped(items, _DELTA_BLOCK_BYTES)),
+    ]
     return CodedStream(b"".join(parts))
 
 
@@ -202,9 +206,18 @@ def _grouped(items: Iterable[_Item], block_bytes: int) -> Iterator[list[_Item]]:
 
 def _block(items: Sequence[_Item]) -> bytes:
     payload = Payload()
-    records, literals = [], []
-    for item in items:
+    literals = []
+    pools = make_pools([item.tensor for item in items])
+    pool_of = {place: number for number, pool in enumerate(pools) for place in pool.members}
+    records = [pool.record for pool in pools]
+    payload.raw(b"".join(pool.body for pool in pools))
+    alone = 0
+    for place, item in enumerate(items):
         size = varint(len(item.data))
+        if place in pool_of:
+            records.append(bytes([Method.POOLED]) + size + bytes([pool_of[place]]))
+            continue
+        alone += len(item.data)
         if item.tensor is None:
             records.append(bytes([Method.LITERAL]) + size)
             literals.append(item.data)
@@ -214,9 +227,9 @@ def _block(items: Sequence[_Item]) -> bytes:
         payload.raw(tensor.prologue)
         for start, stop in even_slices(len(item.data) // tensor.width, tensor.width):
             tensor.write(payload, start, stop)
-    lanes, body = payload.finish(sum(len(item.data) for item in items))
+    lanes, body = payload.finish(alone)
     record = b"".join(records)
-    header = varint(lanes) + varint(len(items)) + varint(len(record)) + record
+    header = varint(lanes) + varint(len(records)) + varint(len(record)) + record
     return _packed(header + b"".join(literals)) + body
 
 

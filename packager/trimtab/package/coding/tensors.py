@@ -8,7 +8,7 @@ ones a palette; pruned ones a mask; floats that were integers times a scale are 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -25,6 +25,9 @@ Elements = NDArray[np.unsignedinteger]
 _PALETTE_VALUES = 256
 _SAMPLE = 4096
 """Elements that show whether a tensor can have few values."""
+
+_NOISE = 0.8
+"""What no method makes smaller than this is as well coded byte by byte, beside others."""
 
 _SPARSE_SHARE = 0.02
 """Fewer zeros than this are not worth a mask."""
@@ -62,6 +65,7 @@ class CodedTensor:
         prologue: What stands in the payload before the first slice.
         cost_bytes: About what it takes in the stream.
         write: Puts the elements of a slice, from its start to its stop, into a payload.
+        dense: The tensor, if its elements may as well be written byte by byte, beside others.
     """
 
     width: int
@@ -69,6 +73,7 @@ class CodedTensor:
     prologue: bytes
     cost_bytes: float
     write: Callable[[Payload, int, int], None]
+    dense: Tensor | None = None
 
 
 def even_slices(elements: int, width: int) -> Slices:
@@ -79,7 +84,10 @@ def even_slices(elements: int, width: int) -> Slices:
 
 def code_tensor(tensor: Tensor) -> CodedTensor:
     """Codes a tensor in the cheapest way."""
-    return min(_candidates(tensor), key=lambda candidate: candidate.cost_bytes)
+    best = min(_candidates(tensor), key=lambda candidate: candidate.cost_bytes)
+    if best.cost_bytes > _NOISE * tensor.elements.nbytes:
+        return replace(best, dense=tensor)
+    return best
 
 
 def code_elements(tensor: Tensor) -> CodedTensor:
@@ -172,24 +180,30 @@ def _grid(tensor: Tensor) -> CodedTensor | None:
     return _one_plane(4, record, plane, grid.scales.astype("<f4").tobytes())
 
 
-def _planes(tensor: Tensor) -> CodedTensor:
-    """Codes byte planes; of floats, with the exponent in one and the sign in another."""
+def byte_planes(tensor: Tensor) -> tuple[int, list[NDArray[np.uint8]]]:
+    """Returns a tensor's byte planes, the lowest first, and their form.
+
+    Of floats the exponent is in one and the sign in another.
+    """
     width, form, turned = tensor.width, tensor.width, tensor.elements
     if tensor.is_float and width > 1:
         form |= ROTATED
         turned = turned << np.uint8(1) | turned >> np.uint8(8 * width - 1)
     octets = turned.view(np.uint8).reshape(-1, width)
-    planes = [
-        code_plane(np.ascontiguousarray(octets[:, index]), tensor.slices, tensor.shape)
-        for index in range(width)
-    ]
+    return form, [np.ascontiguousarray(octets[:, index]) for index in range(width)]
+
+
+def _planes(tensor: Tensor) -> CodedTensor:
+    form, octets = byte_planes(tensor)
+    planes = [code_plane(plane, tensor.slices, tensor.shape) for plane in octets]
 
     def write(payload: Payload, start: int, stop: int) -> None:
         for plane in planes:
             plane.write(payload, start, stop)
 
     record = bytes([Method.PLANES, form]) + b"".join(plane.header for plane in planes)
-    return CodedTensor(width, record, b"", sum(plane.cost_bytes for plane in planes), write)
+    cost = sum(plane.cost_bytes for plane in planes)
+    return CodedTensor(tensor.width, record, b"", cost, write, tensor)
 
 
 def _repetitions(tensor: Tensor) -> CodedTensor:
