@@ -236,17 +236,23 @@ def main() -> int:
 
     def tell(line: Line) -> None:
         if options.verbose or line.fault:
-            pass
+            sys.stderr.write(f"{'FAULT' if line.fault else 'ok'} {line}\n")
 
     with tempfile.TemporaryDirectory(prefix="trimtab-hundred-") as folder:
         found = find_families(options.models) if options.models else ()
         families = {**FAMILIES, **{family.name: family for family in found}}
         campaign = Campaign(Path(folder), options.seed, tell, families)
-        time.monotonic()
+        start = time.monotonic()
         lines = campaign.run(bad=options.bad, good=options.good)
         campaign.close()
     faults = [line for line in lines if line.fault]
-    [line for line in lines if not line.good]
+    bad = [line for line in lines if not line.good]
+    sys.stdout.write(
+        f"{table(lines)}\n\nseed {options.seed}: {len(bad)} bad of "
+        f"{len({line.kind for line in bad})} kinds, {len(lines) - len(bad)} good, "
+        f"{len({line.family for line in lines})} sorts of models, "
+        f"{time.monotonic() - start:.0f} s; {len(faults)} faults\n"
+    )
     if options.json:
         options.json.write_text(json.dumps([asdict(line) for line in lines], indent=1))
     return 1 if faults else 0
