@@ -9,7 +9,7 @@ from trimtab_agent.lean import import_lean
 
 def main() -> int:
     """Runs the command; see `trimtab_agent.cli.main`."""
-    import_lean("shutil", "urllib.parse")
+    import_lean("shutil", "urllib.parse", "msgspec")
     from trimtab_agent import cli
 
     return cli.main()

@@ -20,16 +20,23 @@ _UNUSED = (
     "lzma",
     "zlib",
 )
+_ABSENT = ("typing_extensions",)
+"""1.2 MB: msgspec takes newer names for annotations from there where it is installed, as runtimes
+have it, and does without where it is not. The agent's annotations are those of `typing`."""
 
 
 def import_lean(*names: str) -> None:
     """Imports modules; whichever of them, or of theirs, imports an unused one gets a stand-in.
+
+    What is optional for them, and of no use here, they do not find.
 
     It has to come before the first other import of these modules.
     """
     with contextlib.ExitStack() as stack:
         for unused in _UNUSED:
             stack.enter_context(_put_off(unused))
+        for absent in _ABSENT:
+            stack.enter_context(_hidden(absent))
         for name in names:
             importlib.import_module(name)
 
@@ -51,6 +58,20 @@ def _put_off(name: str) -> Iterator[None]:
     package, _, part = name.rpartition(".")
     if package:  # an import of a submodule makes it an attribute of its package
         setattr(importlib.import_module(package), part, stand_in)
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+@contextlib.contextmanager
+def _hidden(name: str) -> Iterator[None]:
+    """Within the block a module is as good as not installed, unless it is loaded already."""
+    if name in sys.modules:
+        yield
+        return
+    # None in sys.modules makes its import fail (docs.python.org, The import system).
+    sys.modules[name] = None  # type: ignore[assignment]
     try:
         yield
     finally:

@@ -26,14 +26,14 @@ MOST_RSS_BYTES = 29_500_000
 FORBIDDEN = {
     *("numpy", "zstandard", "tuf", "cryptography", "securesystemslib", "psutil", "asyncio"),
     *("email", "http.client", "urllib.request", "ipaddress", "importlib.metadata", "zipfile"),
-    *("dataclasses", "inspect", "ast", "statistics", "bz2", "lzma", "ctypes", "unittest"),
+    *("dataclasses", "inspect", "ast", "statistics", "bz2", "lzma", "ctypes", "typing_extensions"),
     *("trimtab_agent.bench.measure", "trimtab_agent.trust", "trimtab_agent.active"),
 }
-# The agent, and a thread that tells its modules when it is asked. msgspec and paho-mqtt import
-# these packages where they find them, as they do beside a packager and not on a device.
+# The agent, and a thread that tells its modules when it is asked. paho-mqtt imports these packages
+# where they are installed, as they may be beside a packager.
 AGENT = """
 import sys, threading
-sys.modules.update(dict.fromkeys(["typing_extensions", "socks", "dns", "dns.resolver"]))
+sys.modules.update(dict.fromkeys(["socks", "dns", "dns.resolver"]))
 from trimtab_agent.__main__ import main
 
 def tell():

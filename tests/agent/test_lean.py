@@ -8,9 +8,12 @@ import sys
 PRELUDE = """
 import sys
 from trimtab_agent.lean import import_lean
-import_lean("shutil", "urllib.parse", "paho.mqtt.client")
+import_lean("shutil", "urllib.parse", "msgspec", "paho.mqtt.client")
 """
-UNUSED = ("urllib.request", "ipaddress", "bz2", "lzma", "zlib", "http.client", "email")
+UNUSED = (
+    *("urllib.request", "ipaddress", "bz2", "lzma", "zlib", "http.client", "email"),
+    "typing_extensions",
+)
 USES = f"""
 print([name for name in {UNUSED} if name in sys.modules])
 
@@ -29,6 +32,10 @@ import zlib
 print(zlib.__spec__.name)
 import urllib.request
 print(urllib.request is sys.modules["urllib.request"] is client.urllib.request)
+
+# What was hidden is there again, and both know the same names.
+import msgspec, typing_extensions
+print(msgspec.json.decode(b"1", type=typing_extensions.Annotated[int, msgspec.Meta(gt=0)]))
 
 # What no module has is missing as ever.
 print(hasattr(urllib.request, "no_such"))
@@ -53,6 +60,7 @@ def test_what_is_left_out_can_be_used_all_the_same():
         "b'BZ'",
         "zlib",
         "True",
+        "1",
         "False",
     ]
 
