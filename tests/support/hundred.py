@@ -20,7 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
-from support import hundred_bad_models, hundred_bad_orders, hundred_bad_packages, hundred_good
+from support import (
+    hundred_bad_costs,
+    hundred_bad_models,
+    hundred_bad_orders,
+    hundred_bad_packages,
+    hundred_good,
+)
 from support.hundred_device import Device, GuardBrokenError, Result, Surroundings
 from support.hundred_kinds import Case, Kind
 from support.hundred_models import FAMILIES, Family, Weights
@@ -30,6 +36,7 @@ from support.hundred_real import find_families
 BAD: tuple[Kind, ...] = (
     *hundred_bad_models.KINDS,
     *hundred_bad_packages.KINDS,
+    *hundred_bad_costs.KINDS,
     *hundred_bad_orders.KINDS,
 )
 CHILDREN_EVERY = 4

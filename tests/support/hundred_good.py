@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from support.hundred_bad_packages import deeper
+from support.hundred_bad_costs import deeper
 from support.hundred_device import Device, Surroundings, gates_off
 from support.hundred_models import Weights
 from support.hundred_packages import Made, edit, make, raw_edit
