@@ -18,6 +18,7 @@ This module is loaded for as long as the agent runs: the standard library only.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -60,6 +61,22 @@ class Identity:
                 f"no broker is configured, and this device is not enrolled ({error}): run "
                 f"trimtab-agent enroll --token TOKEN --config FILE"
             ) from error
+
+    def client_id(self, device: str) -> str:
+        """Returns the MQTT client id of this device, which no other device can guess.
+
+        A broker ends a client's connection when another comes with the same id (MQTT 5.0,
+        section 3.1.4), whoever that is. It is the same after a restart, so that a connection which
+        was cut is replaced, and its will does not come later.
+
+        Args:
+            device: The device's id.
+        """
+        try:
+            secret = hashlib.sha256(b"client id\n" + (self.path / KEY).read_bytes()).hexdigest()
+        except OSError:  # without TLS nobody has a secret
+            return f"trimtab-agent-{device}"
+        return f"trimtab-agent-{device}-{secret[:16]}"
 
     def next_set(self, name: str) -> NextSet:
         """Returns the next set of files called `enrolling` or `renewing`."""

@@ -104,7 +104,7 @@ def _run_alone(config: Config, output: Output, *, once: bool) -> Report | None:
     broker, identity = config.broker_url, config.identity
     root = _read_root(config.root_path)
     will = topics.status(config.device), status_message(config.device, None, None)
-    client_id = f"trimtab-agent-{config.device}"
+    client_id = identity.client_id(config.device)
     with (
         Link(broker, client_id, will=will, tls=identity.tls_files) as link,
         Renewal(link, identity, config.device) if broker.tls else contextlib.nullcontext(),

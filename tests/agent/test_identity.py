@@ -355,3 +355,15 @@ def test_a_real_link_comes_back_with_the_new_certificate(site, tmp_path):
             time.sleep(0.05)
         link.publish(topics.status(device), b"", wait_s=5)
     assert whole(tmp_path).serial_number != first.serial_number
+
+
+def test_no_other_device_knows_the_client_id(tmp_path):
+    """With it, any client of the broker could end this one's connection, again and again."""
+    identity = Identity(tmp_path)
+    assert identity.client_id("dev-1") == "trimtab-agent-dev-1"  # no key, no TLS, no secrets
+    identity.path.mkdir()
+    (identity.path / "device.key").write_bytes(b"a key")
+    first = identity.client_id("dev-1")
+    assert first == Identity(tmp_path).client_id("dev-1")
+    (identity.path / "device.key").write_bytes(b"another key")
+    assert identity.client_id("dev-1") not in (first, "trimtab-agent-dev-1")
