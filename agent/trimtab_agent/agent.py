@@ -222,8 +222,13 @@ class Agent:
         self._mailbox.put(Connected())
         self._link.publish(topics.status(self._device), self._status, retain=True)
 
-    def _remember_status(self) -> None:
-        self._status = status_message(self._device, self._active(), self._inventory)
+    def _remember_status(self) -> str | None:
+        """Makes the status anew; returns what is active."""
+        active = None
+        with _storage_logged():
+            active = self._active()
+        self._status = status_message(self._device, active, self._inventory)
+        return active
 
     def _connect(self, *, once: bool) -> float | None:
         """Makes the first connection, if it is due; the link makes all others itself.
@@ -280,8 +285,8 @@ class Agent:
             self._show(step.error)
 
     def _show_status(self) -> None:
-        self._remember_status()
-        self._service.status(f"active: {self._active() or 'nothing'}")
+        active = self._remember_status()
+        self._service.status(f"active: {active or 'nothing'}")
         with contextlib.suppress(BrokerError):
             self._link.publish(topics.status(self._device), self._status, retain=True)
 

@@ -18,10 +18,16 @@ from trimtab_agent.contract import codec
 from trimtab_agent.contract.commands import Command, CommandFailure, CommandReply
 from trimtab_agent.contract.measurement import Measurement
 from trimtab_agent.contract.messages import Inventory, Report
-from trimtab_agent.errors import CallerError, TrimtabError, TrustError
+from trimtab_agent.errors import CallerError, InterruptedUpdateError, TrimtabError, TrustError
 from trimtab_agent.version import Version
 
 _log = logging.getLogger(__name__)
+
+_INTERRUPTED = CommandFailure(
+    reason=InterruptedUpdateError.reason,
+    message="the device went down meanwhile, or its disk refused: see what is active there, and "
+    "order it again if need be",
+)
 
 LOG_BYTES = 64 * 1024
 """Of log lines in one reply: it fits every broker's limit, JSON's escapes included."""
@@ -136,6 +142,10 @@ class Commands:
             self._spend()  # the host asks again, or it is a replay
             return known
         _log.info("command %d: %s", command.counter, command.action)
+        if command.action == "roll_back":
+            # Done a second time it would go back a second time: a power cut, or a disk that
+            # refuses the reply, must not bring that about when the host asks again.
+            self._told.answer(command.counter, codec.encode(self._reply(command, _INTERRUPTED)))
         reply = codec.encode(self._do(command))
         self._told.answer(command.counter, reply)
         return reply
@@ -163,12 +173,16 @@ class Commands:
         return None
 
     def _do(self, command: Command) -> CommandReply:
-        found: dict[str, Any] = {}
         try:
             found = self._act(command)
         except TrimtabError as error:
             _log.warning("command %d, %s: %s", command.counter, command.action, error)
-            found["failure"] = CommandFailure(reason=error.reason, message=str(error))
+            return self._reply(command, CommandFailure(reason=error.reason, message=str(error)))
+        return self._reply(command, **found)
+
+    def _reply(
+        self, command: Command, failure: CommandFailure | None = None, **found: Any
+    ) -> CommandReply:
         version = self._active()
         return CommandReply(
             device=command.device,
@@ -176,6 +190,7 @@ class Commands:
             action=command.action,
             active=version.manifest.target_name if version else None,
             paused=self._updater.paused,
+            failure=failure,
             **found,
         )
 

@@ -28,7 +28,7 @@ from trimtab_agent.contract.messages import (
     Transfer,
 )
 from trimtab_agent.durable import storage_errors
-from trimtab_agent.errors import DamagedError, FormatError, StorageError
+from trimtab_agent.errors import CallerError, DamagedError, FormatError, StorageError
 from trimtab_agent.report_room import put_report
 
 _log = logging.getLogger(__name__)
@@ -262,11 +262,19 @@ class Memory:
         """Makes a package that is active the subject of an update again, to be taken back.
 
         The counter stays: what was assigned last is not done again.
+
+        Raises:
+            CallerError: Nothing was assigned since this database was made.
         """
         with self._transaction() as database:
-            (data,) = database.execute("SELECT assignment FROM assignment").fetchone()
+            row = database.execute("SELECT assignment FROM assignment").fetchone()
+            if row is None:
+                raise CallerError(
+                    "this device's database was lost, and with it what was assigned: assign the "
+                    "package that shall be active"
+                )
             assignment = msgspec.structs.replace(
-                self._decode(data, Assignment), target=target, trial=None
+                self._decode(row[0], Assignment), target=target, trial=None
             )
             database.execute(
                 "UPDATE assignment SET assignment = ?, step = ?, findings = ?, attempts = 0, "

@@ -231,15 +231,18 @@ class Updater:
             The report, or None if there is no version before and nothing under way.
 
         Raises:
+            CallerError: What was assigned is not known any more.
             StorageError: The disk refuses; once it does not, the next `step` goes on.
         """
         report, pending = None, self._memory.pending
-        if pending is not None:
+        if pending is not None and pending.findings.failure:
+            report = self._over(self._ending.finish(pending))  # that has its own reason
+        elif pending is not None:
             target = pending.assignment.target
             error = RollbackOrderedError(f"a command ended the update to {target}")
             report = self._fail(pending, error)
-            if report.outcome == "rolled_back":
-                return report
+        if report is not None and report.outcome == "rolled_back":
+            return report
         current, before = self._store.current, self._store.previous
         if current is None or before is None:
             return report

@@ -253,3 +253,17 @@ def test_a_flood_is_bounded(setup):
     assert len(waiting) <= 3 * MAX_WAITING
     assert Commanded(b"999") in waiting
     assert max(len(event.message) for event in waiting) < 10
+
+
+def test_a_disk_that_cannot_tell_what_is_active_does_not_end_the_agent(setup):
+    refusals = [StorageError("I/O error")] * 2
+
+    def active():
+        if refusals:
+            raise refusals.pop()
+        return setup.device.active
+
+    setup.agent._active = active
+    on_connection(setup, (topics.assignment(HERE), setup.assign(1, "1")))
+    assert setup.agent.run(once=True).outcome == "active"
+    assert refusals == []

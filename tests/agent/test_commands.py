@@ -14,7 +14,7 @@ from trimtab_agent.allowance import BURST, REFILL_S, Allowance
 from trimtab_agent.commands import Commands, newest_that_fit
 from trimtab_agent.contract import codec
 from trimtab_agent.contract.commands import Command, CommandReply
-from trimtab_agent.errors import MeasurementError, TrustError
+from trimtab_agent.errors import MeasurementError, StorageError, TrustError
 
 NOW = datetime(2026, 11, 22, tzinfo=timezone.utc)
 
@@ -172,3 +172,36 @@ def test_a_flood_of_commands_is_not_proven_one_by_one(flood):
     assert not device.commands.listening
     device.uptime_s += REFILL_S
     assert device.tell(7, "inventory").inventory == INVENTORY
+
+
+def test_a_rollback_whose_reply_cannot_be_kept_is_not_done_a_second_time():
+    device = Device()
+    answer, answers = device.answer, []
+
+    def refuse(counter, reply):
+        answers.append(reply)
+        if len(answers) == 2:
+            raise StorageError("the disk is full")
+        answer(counter, reply)
+
+    device.answer = refuse
+    with pytest.raises(StorageError):
+        device.commands.handle(message(6, "roll_back"))
+    assert device.active == "model-1.json"
+    device.previous = "model-0.json"
+    reply = codec.decode(
+        device.commands.handle(message(6, "roll_back")), CommandReply, what="reply"
+    )
+    assert (device.active, reply.failure.reason) == ("model-1.json", "interrupted")
+
+
+def test_a_rollback_that_cannot_be_noted_is_not_begun():
+    device = Device()
+
+    def refuse(counter, reply):
+        raise StorageError("the disk is full")
+
+    device.answer = refuse
+    with pytest.raises(StorageError):
+        device.commands.handle(message(6, "roll_back"))
+    assert device.active == "model-2.json"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
+import shutil
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from support.chunk_packs import damage, packed
+from support.scratch import make_scratch
 from trimtab_agent import chunk_cache
 from trimtab_agent.chunk_cache import ChunkCache
 from trimtab_agent.contract.manifest import Chunk
@@ -43,7 +46,7 @@ def test_what_was_put_is_read_also_by_the_next_process(tmp_path):
         cache.read(stranger)
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(st.data())
 def test_any_tear_or_hole_costs_chunks_and_never_brings_a_wrong_one(tmp_path_factory, data):
     directory = tmp_path_factory.mktemp("cache")
@@ -66,6 +69,7 @@ def test_any_tear_or_hole_costs_chunks_and_never_brings_a_wrong_one(tmp_path_fac
     }
 
 
+@settings(max_examples=30)
 @given(st.binary(max_size=300))
 def test_any_file_in_its_place_is_read_without_an_error(tmp_path_factory, rubbish):
     directory = tmp_path_factory.mktemp("cache")
@@ -153,3 +157,80 @@ def test_a_chunk_is_read_once_to_know_that_it_is_there(tmp_path, monkeypatch):
     for _ in range(5):
         assert all(cache.has(chunk) for chunk, _ in ITEMS)
     assert sum(reads) == sum(len(wire) + 40 for _, wire in ITEMS)
+
+
+class AnyUse(RuleBasedStateMachine):
+    """A cache that is written, torn, cleared and opened again, beside a dict."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(chunk_cache, "PACK_BYTES", 1500)
+        self.directory = make_scratch()
+        self.cache = ChunkCache(self.directory)
+        self.sure: dict[str, bytes] = {}
+        self.unsure: set[str] = set()  # torn, rotten, or not wanted: may be there, may be gone
+
+    def teardown(self):
+        self.cache.close()
+        self.patch.undo()
+        shutil.rmtree(self.directory)
+
+    @rule(item=st.sampled_from(ITEMS))
+    def put(self, item):
+        chunk, wire = item
+        self.cache.put(chunk, wire)
+        self.sure[chunk.sha256] = wire
+        self.unsure.discard(chunk.sha256)
+
+    @rule(wanted=st.sets(st.sampled_from([chunk.sha256 for chunk, _ in ITEMS])))
+    def keep_only(self, wanted):
+        self.cache.keep_only(wanted)
+        self.unsure |= self.sure.keys() - wanted
+        self.sure = {sha256: wire for sha256, wire in self.sure.items() if sha256 in wanted}
+
+    @rule()
+    def reopen(self):
+        self.cache.close()
+        self.cache = ChunkCache(self.directory)
+
+    @precondition(lambda self: list(self.directory.glob("*.pack")))
+    @rule(cut_bytes=st.integers(1, 2000))
+    def power_cut(self, cut_bytes):
+        """The end of the newest pack never came to the disk."""
+        self.cache.close()
+        newest = max(self.directory.glob("*.pack"))
+        content = newest.read_bytes()
+        lost = {sha256 for sha256, _ in chunk_cache.scan(newest)}
+        newest.write_bytes(content[: max(len(content) - cut_bytes, 0)])
+        self._doubt(lost)
+        self.cache = ChunkCache(self.directory)
+
+    @precondition(lambda self: packed(self.directory))
+    @rule(number=st.integers(0, 20))
+    def rot(self, number):
+        names = sorted(packed(self.directory))
+        name = names[number % len(names)]
+        damage(self.directory, name)
+        self._doubt({name})
+        self.reopen()
+
+    def _doubt(self, names):
+        self.unsure |= names & self.sure.keys()
+        self.sure = {name: wire for name, wire in self.sure.items() if name not in names}
+
+    @invariant()
+    def as_the_model_says(self):
+        for chunk, wire in ITEMS:
+            name = chunk.sha256
+            if self.cache.has(chunk):
+                assert self.cache.read(chunk) == wire
+                assert name in self.sure or name in self.unsure
+            else:
+                assert name not in self.sure
+
+
+TestAnyUse = AnyUse.TestCase
+TestAnyUse.settings = settings(
+    max_examples=40, stateful_step_count=30, deadline=None, derandomize=False
+)

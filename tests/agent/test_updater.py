@@ -1,18 +1,14 @@
-"""The update's state machine: each way through it, and any order of events, faults and kills."""
+"""The update's state machine: each way through it; `test_machine_updates` has any order."""
 
 from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from pathlib import Path
 from typing import get_args
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from support.manifests import small_package
 from support.updates import MEASUREMENT, Device, PowerCut, assignment_message
@@ -21,6 +17,7 @@ from trimtab_agent.contract.messages import Gates, State
 from trimtab_agent.contract.messages import HealthCheck as Health
 from trimtab_agent.errors import (
     BrokerError,
+    CallerError,
     DeviceError,
     ExpiredError,
     GoldenError,
@@ -37,7 +34,6 @@ from trimtab_agent.errors import (
     WithdrawnError,
     kind_of,
 )
-from trimtab_agent.outbox import Outbox
 from trimtab_agent.states import MAX_ATTEMPTS, MAX_RETRIES, NEXT, after_failure
 
 WAY = ["assigned", "fetching", "verifying", "staged", "checked", "measured", "trial", "committed"]
@@ -529,6 +525,34 @@ def test_a_rollback_that_is_ordered(second, state):
     assert second.run() is None
 
 
+def test_a_rollback_that_is_ordered_while_one_fails_leaves_it_its_reason(second):
+    second.world.faults["check_health"] = [HealthError("is ill")]
+    settle, refusals = second.memory.settle, [StorageError("full")]
+
+    def refuse(report):
+        if refusals:
+            raise refusals.pop()
+        settle(report)
+
+    second.memory.settle = refuse
+    second.assign(2, package("2"))
+    second.run(until=lambda step: isinstance(step.error, StorageError))
+    report = second.updater.roll_back()
+    assert (report.failure.reason, report.active) == ("health", "model-1.json")
+    assert len(second.reports) == 2
+
+
+def test_a_rollback_after_the_database_was_lost_says_what_to_do(second):
+    second.update(2, package("2"))
+    second.memory.close()
+    damage(second.directory / "state.sqlite", b"rubbish" * 1000)
+    second.boot()
+    with pytest.raises(CallerError, match="assign the package that shall be active"):
+        second.updater.roll_back()
+    assert second.active == "model-2.json"
+    assert second.update(3, package("1")).outcome == "active"
+
+
 def test_a_kill_in_an_ordered_rollback_ends_it_at_the_next_start(second):
     second.update(2, package("2"))
     second.world.faults["after_rollback"] = [PowerCut()]
@@ -661,118 +685,6 @@ def test_a_database_that_is_lost_during_a_trial_goes_back(second):
     assert second.memory.pending is None
     assert (second.directory / "state.sqlite.damaged").read_bytes().startswith(b"rubbish")
     assert second.update(3, package("3")).outcome == "active"
-
-
-FAULTS = [
-    None,
-    PowerCut(),
-    TransferTimeoutError("slow"),
-    IntegrityError("bad"),
-    GoldenError("off"),
-    MeasurementError("dead"),
-    StorageError("full"),
-    HookError("no"),
-    HealthError("ill"),
-]
-
-
-@settings(
-    max_examples=30,
-    stateful_step_count=15,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-class AnyOrder(RuleBasedStateMachine):
-    """Whatever happens in whatever order: what is active passed its checks, and is whole."""
-
-    @initialize()
-    def start(self):
-        self.directory = Path(tempfile.mkdtemp())
-        self.device = Device(self.directory)
-        self.counter = 0
-        self.active = None  # as the reports so far say
-
-    def teardown(self):
-        if hasattr(self, "device"):
-            self.device.close()
-            shutil.rmtree(self.directory)
-
-    @rule(
-        version=st.sampled_from("abc"),
-        work=st.sampled_from(["verify_assignment", *WORKS]),
-        faults=st.lists(st.sampled_from(FAULTS), max_size=3),
-        probation_s=st.sampled_from([0.0, 100.0]),
-    )
-    def assign(self, version, work, faults, probation_s):
-        self.device.world.faults[work] = list(faults)
-        self.counter += 1
-        self.device.assign(self.counter, package(version), probation_s=probation_s)
-
-    @rule(steps=st.integers(1, 30))
-    def run(self, steps):
-        for _ in range(steps):
-            before = len(self.device.reports)
-            try:
-                step = self.device.updater.step()
-            except PowerCut:
-                self.device.boot()
-                return
-            self.device.world.uptime_s += min(step.wait_s or 0.0, 600.0)
-            report = step.ended
-            assert len(self.device.reports) == before + (report is not None)
-            if report:
-                assert report.active == self.device.active
-                assert (report.outcome == "active") == (report.failure is None)
-                self.expect(report)
-
-    def expect(self, report):
-        """The rules again, on names instead of directories."""
-        if report.outcome == "active":
-            self.active = report.target
-        assert self.device.active == self.active
-
-    @rule()
-    def pause(self):
-        self.device.updater.pause()
-
-    @rule()
-    def resume(self):
-        self.device.updater.resume()
-
-    @rule(seconds=st.integers(-(10**9), 10**9))
-    def set_clock(self, seconds):
-        self.device.world.clock_set_by_s = seconds
-
-    @rule()
-    def power_cut(self):
-        self.device.boot()
-
-    @rule(back=st.integers(0, 3))
-    def replay(self, back):
-        self.device.updater.offer(
-            assignment_message(self.counter - back, "model-a.json", trial="replayed")
-        )
-
-    @rule()
-    def acknowledge(self):
-        Outbox(self.device.memory, lambda _: None).acknowledge(
-            tuple(report.id for report in self.device.reports)
-        )
-
-    @invariant()
-    def whole(self):
-        if not hasattr(self, "device"):
-            return
-        current = self.device.store.current
-        if current:
-            expected = package(current.manifest.version)
-            assert current.sha256 == expected.sha256
-            assert current.model.read_bytes() == current.manifest.version.encode() * 5000
-        if self.device.memory.pending is None and not self.device.store.committed:
-            assert list((self.directory / "packages" / "staging").iterdir()) == []
-
-
-TestAnyOrder = AnyOrder.TestCase
 
 
 def test_every_reason_is_documented():
