@@ -17,6 +17,10 @@ from typing import NamedTuple
 from trimtab_agent.contract.chunks import MAX_CHUNK_BYTES
 from trimtab_agent.window import WINDOW, Inbox
 
+MAX_PACKET_BYTES = MAX_CHUNK_BYTES + 64 * 1024
+"""Nothing larger has a place in Trimtab. The broker is told to drop it (MQTT 5.0, 3.1.2.11.4), and
+one that sends it is left: paho would collect a packet of 256 MB in memory."""
+
 READ_AHEAD_BYTES = 2048
 """Read to see what comes. The rest of a chunk is received in one piece."""
 
@@ -73,6 +77,7 @@ class Intake:
 
         Raises:
             BlockingIOError: There are none now; `ssl.SSLWantReadError` says the same.
+            ConnectionError: The broker sends a packet that is too large.
         """
         self._ready = False
         for _ in range(WINDOW):
@@ -111,6 +116,8 @@ class Intake:
                 if not more:
                     return False
                 self._ahead += more
+            if begin.packet_bytes > MAX_PACKET_BYTES:
+                raise ConnectionError(f"a packet of {begin.packet_bytes} bytes")
             inbox = self._inbox_for(begin)
             if inbox is None:
                 self._for_paho = begin.packet_bytes
@@ -192,7 +199,7 @@ def read_begin(data: bytes) -> Begin | None:
 def _read_length(data: bytes) -> tuple[int, int] | None:
     """Returns the length of the fixed header and of the rest (MQTT 5.0, section 1.5.5).
 
-    The rest is without end where the length makes no sense: paho shall complain about it.
+    One that makes no sense is beyond any limit.
     """
     length = 0
     for place, byte in enumerate(data[1 : 1 + _MAX_LENGTH_BYTES]):

@@ -35,12 +35,11 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from trimtab_agent.backoff import full_jitter_s
 from trimtab_agent.broker_url import BrokerUrl, parse_broker_url
-from trimtab_agent.contract.chunks import MAX_CHUNK_BYTES
 from trimtab_agent.contract.wants import CORRELATION, RESPONSE_TOPIC
 from trimtab_agent.errors import BrokerError, CallerError, IdentityError, TransferTimeoutError
-from trimtab_agent.intake import Intake
+from trimtab_agent.intake import MAX_PACKET_BYTES, Intake
 from trimtab_agent.tls import TlsContext, TlsFiles
-from trimtab_agent.window import WINDOW, Handler, Inbox
+from trimtab_agent.window import FILTERS, Handler, Inbox
 from trimtab_agent.worker import Worker
 
 __all__ = ["BrokerUrl", "Link", "parse_broker_url"]
@@ -49,9 +48,6 @@ _log = logging.getLogger(__name__)
 _QUEUE_LENGTH = 256
 """Messages that wait for their handler. When it is full the network thread waits, TCP pushes
 back, and the broker's own queue takes over."""
-MAX_PACKET_BYTES = MAX_CHUNK_BYTES + 64 * 1024
-"""Nothing larger has a place in Trimtab. The broker must drop it (MQTT 5.0, 3.1.2.11.4): paho reads
-a packet whole, and anybody who can publish could retain one of 256 MB."""
 _HEADROOM_BYTES = 1024
 """Of a packet: fixed header, topic and properties beside the payload."""
 _TCP_INFO_BYTES = 56
@@ -271,8 +267,8 @@ class Link:
             for topic in topics:
                 self._subscriptions.pop(topic, None)
         if self.connected:
-            for start in range(0, len(topics), WINDOW):
-                self._client.unsubscribe(list(topics[start : start + WINDOW]))
+            for start in range(0, len(topics), FILTERS):
+                self._client.unsubscribe(list(topics[start : start + FILTERS]))
 
     def publish(
         self,
@@ -335,15 +331,15 @@ class Link:
             raise BrokerError(f"{topic}: refused by the broker: {refusal}")
 
     def _send_subscriptions(self, topics: list[str]) -> None:
-        """Sends SUBSCRIBE packets with at most `WINDOW` topics each."""
+        """Sends SUBSCRIBE packets with at most `FILTERS` topics each."""
         with self._lock:
             wanted = [
                 (topic, _qos(self._subscriptions[topic]))
                 for topic in topics
                 if topic in self._subscriptions
             ]
-        for start in range(0, len(wanted), WINDOW):
-            self._client.subscribe(wanted[start : start + WINDOW])
+        for start in range(0, len(wanted), FILTERS):
+            self._client.subscribe(wanted[start : start + FILTERS])
 
     # What follows runs on paho's network thread and must neither block for long nor raise.
 

@@ -18,8 +18,11 @@ from trimtab_agent.errors import TransferTimeoutError
 Handler = Callable[[str, bytes, dict[str, str]], None]
 """Called with topic, payload and MQTT 5 properties (see `Link.subscribe_many`)."""
 
-WINDOW = 8
-"""Topics asked for at once: 8 filters are the most that AWS IoT takes in one SUBSCRIBE."""
+FILTERS = 8
+"""Topics in one request: the most that AWS IoT takes in one SUBSCRIBE."""
+
+WINDOW = 2 * FILTERS
+"""Topics open at once: one request is answered while what the one before brought is stored."""
 
 OVERTAKEN = 2 * WINDOW
 """A topic that was passed over by so many that were asked for after it will not come. Brokers
@@ -89,11 +92,6 @@ class Inbox:
         self.waited_s = 0.0
         """How long the last `take` waited."""
 
-    @property
-    def waiting(self) -> int:
-        """How many messages have come and were not taken."""
-        return self._messages.qsize()
-
     def __call__(self, topic: str, payload: bytes, properties: dict[str, str]) -> None:
         """Takes a message in."""
         if self._messages.qsize() < self._length:
@@ -116,8 +114,7 @@ class Window:
     Args:
         link: The connection.
         topics: Distinct topics without wildcards; the next are taken when there is room.
-        size: Messages to have under way at once. As many may have come and wait to be taken:
-            a line that stands still while a chunk is stored is half as fast.
+        size: Topics to have open at once.
     """
 
     def __init__(self, link: Subscriber, topics: Iterable[str], *, size: int = WINDOW) -> None:
@@ -140,7 +137,7 @@ class Window:
 
     @property
     def open(self) -> list[str]:
-        """The topics that were asked for and not taken yet, first asked first."""
+        """The topics that were asked for and did not come yet, first asked first."""
         return list(self._open)
 
     @property
@@ -153,10 +150,8 @@ class Window:
 
         A request for each would cost more packets than there are chunks.
         """
-        under_way = max(len(self._open) - self._inbox.waiting, 0)
-        room = min(self._size - under_way, 2 * self._size - len(self._open))
-        if 2 * room >= self._size:
-            wanted = self._next_topics(room)
+        if len(self._open) <= self._size // 2:
+            wanted = self._next_topics(self._size - len(self._open))
             self._open.update(dict.fromkeys(wanted, 0))
             self._unsubscribe()
             if wanted:

@@ -6,12 +6,12 @@ import socket
 import ssl
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab_agent import intake
 from trimtab_agent.contract.chunks import MAX_CHUNK_BYTES
-from trimtab_agent.intake import Intake, read_begin
+from trimtab_agent.intake import MAX_PACKET_BYTES, Intake, read_begin
 from trimtab_agent.window import WINDOW, Inbox
 
 TOPIC = "trimtab/v1/blob/" + 64 * "a"
@@ -85,6 +85,7 @@ PACKETS = st.one_of(
 )
 
 
+@settings(max_examples=60)
 @given(
     packets=st.lists(PACKETS, max_size=12),
     cuts=st.lists(st.integers(1, 4000), max_size=40),
@@ -119,7 +120,6 @@ LEFT_TO_PAHO = {
     "one whose properties lack": packet(0x30, b"\0\x03abc"),
     "one that is no text": publish(b"\xff\xfe", b"x"),
     "an empty one": packet(0x30, b""),
-    "a length of five bytes": b"\x30\xff\xff\xff\xff\xff\x01" + TOPIC.encode(),
     "one that is too large": publish(TOPIC, bytes(MAX_CHUNK_BYTES + 1)),
     "another kind": packet(0xD0, b""),
 }
@@ -132,6 +132,20 @@ def test_what_is_not_plain_is_left_to_paho(case):
     stream = Intake(Pieces([data]), lambda topic: inbox)
     assert read_all(stream, 1 << 30) == data
     assert taken(inbox) == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        publish(TOPIC, bytes(MAX_PACKET_BYTES))[:1000],
+        publish("another/topic", bytes(MAX_PACKET_BYTES))[:1000],
+        b"\x90\xff\xff\xff\xff\xff\x01",
+    ],
+)
+def test_a_broker_that_sends_what_is_too_large_is_left_at_once(data):
+    stream = Intake(Pieces([data]), lambda topic: None)
+    with pytest.raises(ConnectionError, match=r"^a packet of \d+ bytes$"):
+        read_all(stream, 1 << 30)
 
 
 def test_what_was_left_to_paho_does_not_stop_what_follows():
@@ -159,11 +173,11 @@ def test_paho_gets_its_turn_between_many_messages():
         theirs.sendall(2 * WINDOW * publish(TOPIC, b"chunk"))
         with pytest.raises(BlockingIOError):
             stream.recv(1)
-        assert inbox.waiting == WINDOW
+        assert len(taken(inbox)) == WINDOW
         assert stream.pending()
         with pytest.raises(BlockingIOError):
             stream.recv(1)
-        assert inbox.waiting == 2 * WINDOW
+        assert len(taken(inbox)) == WINDOW
 
 
 def test_paho_sees_a_message_now_and_then(monkeypatch):

@@ -26,7 +26,9 @@ PACKAGE = small_package(model=os.urandom(400_000))  # 99 chunks
 CHUNKS = distinct_chunks(PACKAGE.manifest.files)
 
 
-@pytest.fixture(params=brokers.KINDS, scope="module")
+@pytest.fixture(
+    params=["mosquitto", pytest.param("iotcore", marks=pytest.mark.slow)], scope="module"
+)
 def url(request, tmp_path_factory):
     with brokers.broker(request.param, tmp_path_factory.mktemp("broker")) as address:
         yield address

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab_agent.backoff import Patience, full_jitter_s
@@ -137,9 +137,10 @@ def test_the_wait_for_the_hours_can_be_ended():
 # Rates.
 
 
+@settings(max_examples=40)
 @given(
     st.floats(1.0, 1e9),
-    st.lists(st.tuples(st.integers(1, 4 * 2**20), st.floats(0.0, 10.0)), max_size=60),
+    st.lists(st.tuples(st.integers(1, 4 * 2**20), st.floats(0.0, 10.0)), max_size=30),
 )
 def test_no_interval_has_more_than_the_rate_allows(rate, steps):
     bucket, now, taken = TokenBucket(rate), 0.0, []
