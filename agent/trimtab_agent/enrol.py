@@ -28,8 +28,14 @@ from trimtab_agent.errors import (
     TransferTimeoutError,
     TrustError,
 )
-from trimtab_agent.identity import BROKER, CA, ROOT, Identity, NextSet
-from trimtab_agent.identity_keys import Lifetime, accept_certificate, pem_of, signing_request
+from trimtab_agent.identity import BROKER, CA, ROOT, TOKEN, Identity, NextSet
+from trimtab_agent.identity_keys import (
+    Lifetime,
+    accept_certificate,
+    pem_of,
+    present_lifetime,
+    signing_request,
+)
 from trimtab_agent.link import Link
 from trimtab_agent.tls import TlsFiles
 
@@ -41,7 +47,7 @@ Exchange = Callable[[EnrolmentRequest], EnrolmentAnswer]
 
 
 def enrol(state_dir: Path, device: str, text: str) -> tuple[Token, Lifetime]:
-    """Gets this device's certificate.
+    """Gets this device's certificate; with the token that it has it from already, does nothing.
 
     Args:
         state_dir: As in the configuration; no agent may run on it.
@@ -68,6 +74,8 @@ def enrol(state_dir: Path, device: str, text: str) -> tuple[Token, Lifetime]:
     with sole_user(state_dir):
         identity = Identity(state_dir)
         identity.settle()
+        if identity.token_id == token.id:  # with another key the host would take it for a thief
+            return token, present_lifetime(identity)
         files = identity.next_set("enrolling")
         files.write(CA, pem_of(token.ca))
         lifetime = _obtain(files, token, lambda request: _ask(files, token, request))
@@ -98,6 +106,7 @@ def _obtain(files: NextSet, token: Token, exchange: Exchange) -> Lifetime:
         )
     files.write(ROOT, answer.root)
     files.write(BROKER, f"{token.broker}\n".encode())
+    files.write(TOKEN, f"{token.id}\n".encode())
     return accept_certificate(files, answer.certificate, pem_of(token.ca), token.device)
 
 

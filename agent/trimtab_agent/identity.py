@@ -6,6 +6,7 @@
       ca.pem        the authority that signed it, and the broker's
       1.root.json   the repository's first root: what packages are trusted by
       broker        where the device connects, a line of text
+      token         the id of the token that brought all this, without its secret
       enrolling/    the next set while it is incomplete, from `trimtab-agent enroll`
       renewing/     the same from a renewal: the key and the certificate only
 
@@ -28,7 +29,8 @@ from trimtab_agent.errors import IdentityError
 from trimtab_agent.tls import TlsFiles
 
 KEY, CERTIFICATE, CA, ROOT, BROKER = "device.key", "device.pem", "ca.pem", "1.root.json", "broker"
-_IN_ORDER = (KEY, CA, ROOT, BROKER, CERTIFICATE)
+TOKEN = "token"  # noqa: S105 -- a file's name
+_IN_ORDER = (KEY, CA, ROOT, BROKER, TOKEN, CERTIFICATE)
 
 
 class Identity:
@@ -58,9 +60,18 @@ class Identity:
             return parse_broker_url((self.path / BROKER).read_text().strip())
         except OSError as error:
             raise IdentityError(
-                f"no broker is configured, and this device is not enrolled ({error}): run "
-                f"trimtab-agent enroll --token TOKEN --config FILE"
+                f"no broker is configured, and this device is not enrolled ({self.path / BROKER}: "
+                f"{error.strerror}): run trimtab-agent enroll --token-file FILE --config FILE, or "
+                f"set `broker`"
             ) from error
+
+    @property
+    def token_id(self) -> str | None:
+        """The id of the token that this device was enrolled with, or None."""
+        try:
+            return (self.path / TOKEN).read_text().strip()
+        except OSError:
+            return None
 
     def client_id(self, device: str) -> str:
         """Returns the MQTT client id of this device, which no other device can guess.

@@ -100,7 +100,10 @@ class TextOutput:
 
     def progress(self, progress: Progress) -> None:
         """See `Output`."""
-        _line(f"{progress.target}: {progress.state}")
+        # Why an update ended stands in its report, which is printed next.
+        is_over = progress.state in {"refused", "rolled_back"}
+        detail = f" ({progress.detail})" if progress.detail and not is_over else ""
+        _line(f"{progress.target}: {progress.state}{detail}")
 
     def report(self, report: Report) -> None:
         """See `Output`."""

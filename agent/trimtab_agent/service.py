@@ -12,7 +12,7 @@ from trimtab_agent.allowance import Allowance
 from trimtab_agent.commands import Commands
 from trimtab_agent.config import Config
 from trimtab_agent.contract import topics
-from trimtab_agent.contract.messages import Report
+from trimtab_agent.contract.messages import Progress, Report
 from trimtab_agent.durable import sole_user
 from trimtab_agent.errors import CallerError, ConfigError, TrimtabError
 from trimtab_agent.fetcher import MqttDocuments
@@ -140,6 +140,13 @@ def _assemble(
     bench = DeviceBench(config.profile, config.measure)
     source = PackageSource(documents, nearby_ways(nearby, ways), verifier, device=config.device)
     clock = SystemClock()
+    ring = LogRing()
+    logging.getLogger("trimtab_agent").addHandler(ring)
+
+    def show_step(progress: Progress) -> None:
+        output.progress(progress)
+        ring.step(progress)
+
     updater = Updater(
         memory=memory,
         store=store,
@@ -147,10 +154,8 @@ def _assemble(
         bench=bench,
         hooks=DeviceHooks(config.device, config.hooks, config.health),
         clock=clock,
-        notify=progress_publisher(link, config.device, output.progress),
+        notify=progress_publisher(link, config.device, show_step),
     )
-    ring = LogRing()
-    logging.getLogger("trimtab_agent").addHandler(ring)
     commands = Commands(
         verify=source.verify_command,
         told=memory,

@@ -19,7 +19,10 @@ from trimtab_agent.errors import IdentityError
 _NOT_YET_VALID, _EXPIRED = 9, 10
 """Codes of X509_verify_cert (openssl-verification-options(1)); 18 to 21 are unknown issuers."""
 
-_ENROL = "run: trimtab-agent enroll --token TOKEN --config FILE (a token comes from the host)"
+_ENROL = (
+    "on a device run: trimtab-agent enroll --token-file FILE --config FILE (the token comes from "
+    "the host); on a host take the workspace of that broker (-w)"
+)
 _PLAIN = "is it a broker without TLS (mqtt://), or is this the wrong port?"
 _ALERTS = {
     "CERTIFICATE_REQUIRED": f"it wants a client certificate and got none; {_ENROL}",

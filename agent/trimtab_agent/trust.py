@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tuf.api.exceptions import (
+    BadVersionNumberError,
     DownloadError,
     DownloadHTTPError,
     DownloadLengthMismatchError,
@@ -168,6 +169,11 @@ def tuf_errors(what: str) -> Iterator[None]:
         raise IntegrityError(f"{what}: {error}") from error
     except ExpiredMetadataError as error:
         raise ExpiredError(f"{what}: {error}") from error
+    except BadVersionNumberError as error:
+        raise TrustError(
+            f"{what}: {error}: older than what this device has seen; if nobody holds newer ones "
+            "back, have the host publish again (trimtab serve does within ten minutes)"
+        ) from error
     except RepositoryError as error:
         raise TrustError(f"{what}: {error}") from error
     except DownloadError as error:

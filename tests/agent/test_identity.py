@@ -46,7 +46,7 @@ def whole(state: Path) -> x509.Certificate:
     key = serialization.load_pem_private_key((identity.path / "device.key").read_bytes(), None)
     assert key.public_key() == certificate.public_key()
     names = {file.name for file in identity.path.iterdir()}
-    assert names == {"device.key", "device.pem", "ca.pem", "1.root.json", "broker"}
+    assert names == {"device.key", "device.pem", "ca.pem", "1.root.json", "broker", "token"}
     assert (identity.path / "device.key").stat().st_mode & 0o777 == 0o600
     return certificate
 
@@ -93,6 +93,17 @@ def test_a_device_that_is_killed_repeats_with_the_same_key(site, tmp_path, monke
         enrol(tmp_path, DEVICE, token)
     whole(tmp_path)
     assert (tmp_path / "identity" / "device.key").read_bytes() == key
+
+
+def test_the_same_token_once_more_changes_nothing(site, tmp_path):
+    # With a new key the host would call it stolen, and have somebody revoke the device.
+    token = encode_token(site.token(DEVICE))
+    first = enrol(tmp_path, DEVICE, token)
+    before = whole_files(tmp_path)
+    assert enrol(tmp_path, DEVICE, token) == first
+    assert whole_files(tmp_path) == before
+    enrol(tmp_path, DEVICE, encode_token(site.token(DEVICE)))
+    assert whole_files(tmp_path)["device.key"] != before["device.key"]
 
 
 def test_a_second_device_cannot_use_the_token(site, tmp_path):

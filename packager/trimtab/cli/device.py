@@ -33,6 +33,8 @@ def list_devices(
 ) -> None:
     """List every device that was ever on the broker: online or not, what is active, what it is.
 
+    Of a device that is offline the broker knows no more than that.
+
     Example: trimtab device list
     """
     from trimtab.workflow.deliver import open_delivery
@@ -50,7 +52,8 @@ def list_devices(
             (
                 status.device,
                 "yes" if status.online else "no",
-                (status.active or "none").removesuffix(".json"),
+                # The last will, which the broker sends for it, cannot tell what is active.
+                (status.active or ("none" if status.online else "-")).removesuffix(".json"),
                 *(
                     (found.profile, found.architecture, found.agent_version)
                     if (found := status.inventory)

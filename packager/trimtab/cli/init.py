@@ -46,7 +46,10 @@ def make_workspace(
         print_json({**{k: str(v) for k, v in made.items()}, "encrypted": encrypted})
         return
     typer.echo(f"made the workspace {path}")
-    typer.echo(f"put {workspace.root_file} on every device: it is what they trust")
+    typer.echo(
+        f"devices trust {workspace.root_file}: `trimtab enroll` brings it to them; put it by hand "
+        "on devices that are not enrolled"
+    )
     if encrypted:
         typer.echo(f"the root and targets keys are in {folder}, encrypted; keep them offline")
     else:

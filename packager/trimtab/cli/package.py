@@ -59,4 +59,5 @@ def command(
     deltas = [delta for file in manifest.files for delta in file.deltas]
     if deltas:
         smallest = min(sum(chunk.wire_bytes for chunk in delta.chunks) for delta in deltas)
-        typer.echo(f"  {len(deltas)} deltas from earlier versions, {smallest:,} bytes and more")
+        count = "1 delta from an earlier version" if len(deltas) == 1 else f"{len(deltas)} deltas"
+        typer.echo(f"  {count}, {smallest:,} bytes and more")

@@ -35,6 +35,7 @@ def command(
     device: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="DEVICE",
             help="Assign it to this device, once for each; without, it is only published.",
             show_default=False,
         ),

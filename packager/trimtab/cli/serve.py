@@ -33,6 +33,7 @@ def command(
     name: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="NAME",
             help="Host name or address by which devices reach this machine, once for each; "
             "the first goes into tokens.",
             show_default=False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from trimtab.errors import DeviceTimeoutError
 from trimtab.fleet.broadcast import (
     broadcast,
     needed_chunks,
@@ -121,7 +122,16 @@ class Delivery:
         Raises:
             DeviceTimeoutError: It does not come; the message says how far the device got.
         """
-        return self._ingest.wait_for_report(assignment.device, assignment.counter, timeout_s)
+        device = assignment.device
+        try:
+            return self._ingest.wait_for_report(device, assignment.counter, timeout_s)
+        except DeviceTimeoutError as error:
+            status = self._devices.statuses().get(device)
+            if status is None or status.online:
+                raise
+            raise DeviceTimeoutError(
+                f"{error}; it is offline now, and finds the assignment when it is back"
+            ) from error
 
     def statuses(self) -> dict[str, Status]:
         """Returns the last status of every device that was heard of, by device id."""
