@@ -4,9 +4,11 @@
 
 Everything runs on this machine, over loopback, against Mosquitto with the configuration that
 Trimtab generates. A device is a process of its own that runs the agent's code: link, ways, pull,
-chunk cache. The HTTP client downloads one file of the same size: it reads 96 KiB,
-hashes, writes. `chunks by HTTP` is the device with a web server in place of the broker. They take
-turns; a ratio is that of a round. Needs Mosquitto and, for a second HTTP client, curl.
+chunk cache. Plain HTTP is one file of the same size from `python -m http.server`, and from
+nginx where it is installed: urllib reads 96 KiB, hashes, writes; curl is piped through `tee` to
+`sha256sum`, or only writes. Nobody syncs. `chunks by HTTP` is the device with a web server in
+place of the broker. They take turns; a ratio is that of a round. Needs Mosquitto; uses curl and
+nginx if they are there.
 
 Parts: `one` (64 MiB to one device), `fleet` (64 MiB to each of 20 devices), `memory` (1 GiB),
 `client-killed`, `broker-killed`, `broker-wiped`. Prints Markdown; benchmarks/README.md has results.
@@ -16,11 +18,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import getpass
 import hashlib
 import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -294,22 +298,28 @@ def start_device(
 
 def one_device(folder: Path, size: int, *, rounds: int) -> None:
     """One device beside urllib and curl, in turns."""
-    with published(folder, size) as (broker, content), web_server(folder) as url:
+    with (
+        published(folder, size) as (broker, content),
+        web_server(folder) as url,
+        nginx(folder) as fast_url,
+    ):
         content.write(folder / "file")
         content.write_chunks(folder)
-        cache = folder / "cache"
-        found: dict[str, list[dict[str, float]]] = {
-            name: [] for name in ("device", "device, chunks by HTTP", "urllib", "curl")
+        cache, copy = folder / "cache", folder / "copy"
+        runs: dict[str, Callable[[], dict[str, float] | None]] = {
+            "device": lambda: run(start_device(broker, content, cache)),
+            "device, chunks by HTTP": lambda: run(
+                start_device(broker, content, cache, "dev", "--http", url)
+            ),
+            "urllib": lambda: run(Process("http", f"{url}/file", str(copy))),
+            "curl, tee, sha256sum": lambda: curl_hashed(f"{url}/file", copy),
+            "curl, not hashed": lambda: curl(f"{url}/file", copy),
         }
+        if fast_url:
+            runs["urllib from nginx"] = lambda: run(Process("http", f"{fast_url}/file", str(copy)))
+            runs["curl, tee, sha256sum from nginx"] = lambda: curl_hashed(f"{fast_url}/file", copy)
+        found: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
         for number in range(rounds + 1):
-            runs = {
-                "device": lambda: run(start_device(broker, content, cache)),
-                "device, chunks by HTTP": lambda: run(
-                    start_device(broker, content, cache, "dev", "--http", url)
-                ),
-                "urllib": lambda: run(Process("http", f"{url}/file", str(folder / "copy"))),
-                "curl": lambda: curl(f"{url}/file", folder / "copy"),
-            }
             for name, call in runs.items():
                 result = call()
                 if number and result:  # the first round warms up
@@ -433,14 +443,47 @@ def web_server(folder: Path) -> Iterator[str]:
     quiet = subprocess.DEVNULL
     server = subprocess.Popen(command, cwd=folder, stdout=quiet, stderr=quiet)
     try:
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                break
-            time.sleep(0.05)
+        wait_for_port(port)
         yield f"http://127.0.0.1:{port}"
     finally:
         server.kill()
         server.wait()
+
+
+@contextlib.contextmanager
+def nginx(folder: Path) -> Iterator[str | None]:
+    """Nginx with `sendfile`, or None where it is not installed."""
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if program is None:
+        yield None
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # Its worker drops its rights where it has any, and must be able to read this user's folder.
+    user = getpass.getuser()
+    settings = folder / "nginx.conf"
+    settings.write_text(
+        f"daemon off; user {user}; pid {folder}/nginx.pid; error_log /dev/null;\n"
+        f"events {{}}\nhttp {{ access_log off; sendfile on; tcp_nopush on;\n"
+        f"server {{ listen 127.0.0.1:{port}; root {folder}; }} }}\n"
+    )
+    command = [program, "-c", str(settings), "-e", "/dev/null"]
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        wait_for_port(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def wait_for_port(port: int) -> None:
+    for _ in range(200):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.05)
+    raise SystemExit("a web server does not start")
 
 
 def run(process: Process) -> dict[str, float]:
@@ -457,6 +500,16 @@ def curl(url: str, path: Path) -> dict[str, float] | None:
     done = subprocess.run(command, capture_output=True, check=True)
     found: dict[str, float] = json.loads(done.stdout)
     return found
+
+
+def curl_hashed(url: str, path: Path) -> dict[str, float] | None:
+    """Downloads with curl and hashes beside it, each program in a process of its own."""
+    if not shutil.which("curl"):
+        return None
+    start = time.perf_counter()
+    command = f"curl -s {shlex.quote(url)} | tee {shlex.quote(str(path))} | sha256sum"
+    subprocess.run(command, shell=True, stdout=subprocess.DEVNULL, check=True)
+    return {"seconds": time.perf_counter() - start, "cpu": 0.0}
 
 
 def count(cache: Path) -> int:
