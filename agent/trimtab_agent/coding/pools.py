@@ -16,7 +16,7 @@ from trimtab_agent.coding.source import Source
 from trimtab_agent.coding.symbols import Payload, plane_reader
 from trimtab_agent.errors import FormatError
 
-MAX_POOL_BYTES = 1 << 20
+MAX_POOL_BYTES = 1 << 19
 """The pools of a block together: they are in memory until all is taken."""
 
 

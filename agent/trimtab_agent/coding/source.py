@@ -40,7 +40,7 @@ class Source:
             taken = self._piece[self._at : stop]
             self._at = stop
             return bytes(taken)
-        parts = [bytes(self._piece[self._at :])]
+        parts: list[bytes | memoryview] = [self._piece[self._at :]]
         lacking = stop - len(self._piece)
         while lacking:
             piece = next(self._pieces, None)

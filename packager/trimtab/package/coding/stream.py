@@ -17,7 +17,7 @@ from trimtab.package.coding.tensors import CodedTensor, Tensor, code_tensor, eve
 from trimtab_agent.coding.methods import WIDTHS, Method
 from trimtab_agent.coding.stream import MAX_HEADER_BYTES, POOLED_BLOCKS, ZSTD
 
-_BLOCK_BYTES = 1 << 21
+_BLOCK_BYTES = 1 << 19
 """Tensors this large have a block of their own, so that one that did not change is the same bytes
 in another version; smaller ones share a block up to this size, for they share its lanes and its
 header."""
