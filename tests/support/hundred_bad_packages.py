@@ -136,18 +136,18 @@ def _boast(case: Case) -> Attack:
 # Chunks and streams
 
 
-def _first_chunk(package: SmallPackage) -> Chunk:
-    return package.manifest.file(package.manifest.runtime.model).chunks[0]
+def _new_chunk(package: SmallPackage) -> Chunk:
+    """A chunk that the device cannot have: golden samples are drawn anew for each package."""
+    return package.manifest.file(package.manifest.golden.path).chunks[0]
 
 
 def _spoilt_chunk(case: Case, change: Callable[[bytes], bytes | None]) -> Attack:
     """The network changes one chunk; the device must see that by its hash."""
-    victim = _first_chunk(case.made.package)
+    victim = _new_chunk(case.made.package)
 
     def spoil(chunk: Chunk, wire: bytes) -> bytes | None:
         return change(wire) if chunk.sha256 == victim.sha256 else wire
 
-    # Other weights than those that run: else the device has the chunk already.
     return Attack(case.made.package, around=Surroundings(spoil=spoil))
 
 
