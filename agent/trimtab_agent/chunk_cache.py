@@ -45,6 +45,8 @@ class _Place(NamedTuple):
     pack: Path
     offset: int
     size_bytes: int
+    checked: bool
+    """Whether this process has written it, or read it with the right hash."""
 
 
 class ChunkCache:
@@ -57,8 +59,6 @@ class ChunkCache:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._known: dict[str, _Place] | None = None
-        self._checked: set[str] = set()
-        """What this process has written, or read with the right hash."""
         self._pack: _Pack | None = None
 
     @property
@@ -79,10 +79,9 @@ class ChunkCache:
         Raises:
             StorageError: The disk refuses.
         """
-        if chunk.sha256 in self._checked:
-            return True
-        if chunk.sha256 not in self._places:
-            return False
+        place = self._places.get(chunk.sha256)
+        if place is None or place.checked:
+            return place is not None
         try:
             self.read(chunk)
         except (FileNotFoundError, IntegrityError):
@@ -100,7 +99,7 @@ class ChunkCache:
         with storage_errors(f"reading chunk {chunk.sha256[:12]}"):
             place = self._places.get(chunk.sha256)
             wire = None if place is None else _read(place)
-        if wire is None:
+        if place is None or wire is None:
             self._forget(chunk)
             raise FileNotFoundError(self._directory / chunk.sha256)
         try:
@@ -108,11 +107,10 @@ class ChunkCache:
         except IntegrityError:
             self._forget(chunk)
             raise
-        self._checked.add(chunk.sha256)
+        self._places[chunk.sha256] = place._replace(checked=True)
         return wire
 
     def _forget(self, chunk: Chunk) -> None:
-        self._checked.discard(chunk.sha256)
         self._places.pop(chunk.sha256, None)
 
     def put(self, chunk: Chunk, wire: bytes) -> None:
@@ -127,7 +125,6 @@ class ChunkCache:
                 self._finish_pack()
                 self._pack = _Pack.create(self._directory)
             places[chunk.sha256] = self._pack.append(chunk.sha256, wire)
-        self._checked.add(chunk.sha256)
 
     def keep_only(self, wanted: Collection[str]) -> None:
         """Removes the chunks whose hash is not in `wanted`.
@@ -151,7 +148,6 @@ class ChunkCache:
                 if names:
                     self._compact(pack, names)
         self._known = None  # a device with nothing to do need not have it in memory
-        self._checked.clear()
 
     def _compact(self, pack: Path, names: list[str]) -> None:
         """Writes a pack anew with these chunks only, if that saves enough."""
@@ -212,7 +208,7 @@ class _Pack:
         except OSError:
             os.ftruncate(self._descriptor, self.size_bytes)
             raise
-        place = _Place(self.path, self.size_bytes + len(header), len(wire))
+        place = _Place(self.path, self.size_bytes + len(header), len(wire), checked=True)
         self.size_bytes += written
         return place
 
@@ -237,7 +233,7 @@ def scan(pack: Path) -> Iterator[tuple[str, _Place]]:
             offset += _HEADER.size
             if magic != _MAGIC or size_bytes > min(MAX_CHUNK_BYTES, end - offset):
                 return
-            yield digest.hex(), _Place(pack, offset, size_bytes)
+            yield digest.hex(), _Place(pack, offset, size_bytes, checked=False)
             offset += size_bytes
 
 

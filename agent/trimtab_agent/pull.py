@@ -76,10 +76,11 @@ class _Transfer:
     def __init__(self, chunks: Iterable[Chunk], cache: Cache) -> None:
         self._start = time.monotonic()
         self._cache = cache
-        distinct = {chunk.sha256: chunk for chunk in chunks}
-        self.lacking = {name: chunk for name, chunk in distinct.items() if not cache.has(chunk)}
-        self._chunks = len(distinct)
-        self._reused = len(distinct) - len(self.lacking)
+        self.lacking = {chunk.sha256: chunk for chunk in chunks}
+        self._chunks = len(self.lacking)
+        for chunk in [chunk for chunk in self.lacking.values() if cache.has(chunk)]:
+            del self.lacking[chunk.sha256]
+        self._reused = self._chunks - len(self.lacking)
         self._wire_bytes = 0
         self._by_way: dict[str, int] = {}
         self._rejected = 0
