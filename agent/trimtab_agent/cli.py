@@ -50,10 +50,16 @@ def _parser() -> argparse.ArgumentParser:
         prog="trimtab-agent",
         description="Pulls signed model packages over MQTT, proves them on this device, and "
         "reports.",
+        epilog="Example: trimtab-agent run --config /etc/trimtab/agent.toml",
     )
     parser.add_argument("--version", action="version", version=f"trimtab-agent {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="connect, and do what is assigned to this device")
+    run = _command(
+        commands,
+        "run",
+        "connect, and do what is assigned to this device",
+        "run --once --from file:/media/usb/trimtab --config agent.toml",
+    )
     run.add_argument("--once", action="store_true", help="end after one update")
     run.add_argument(
         "--from",
@@ -63,9 +69,19 @@ def _parser() -> argparse.ArgumentParser:
         "without a broker",
     )
     run.set_defaults(command=_run)
-    status = commands.add_parser("status", help="what is active here, and what is under way")
+    status = _command(
+        commands,
+        "status",
+        "what is active here, and what is under way",
+        "status --config agent.toml --json",
+    )
     status.set_defaults(command=_status)
-    bench = commands.add_parser("bench", help="measure the active model again")
+    bench = _command(
+        commands,
+        "bench",
+        "measure the active model again",
+        "bench --config agent.toml --against previous",
+    )
     bench.add_argument("--operators", action="store_true", help="time every operator too")
     bench.add_argument(
         "--against",
@@ -73,7 +89,12 @@ def _parser() -> argparse.ArgumentParser:
         help="take turns with the version before it, and print the ratios",
     )
     bench.set_defaults(command=_bench)
-    enroll = commands.add_parser("enroll", help="get this device's certificate with a token")
+    enroll = _command(
+        commands,
+        "enroll",
+        "get this device's certificate with a token",
+        "enroll --token-file kitchen-pi-01.token --config agent.toml",
+    )
     token = enroll.add_mutually_exclusive_group(required=True)
     token.add_argument("--token", metavar="TOKEN", help="from `trimtab enroll DEVICE` on the host")
     token.add_argument("--token-file", type=Path, metavar="FILE", help="a file that holds it")
@@ -85,6 +106,21 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="print JSON, one object a line")
     _add_tuf(commands)
     return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    what: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    """Adds a command whose --help says what it does and shows an example."""
+    return commands.add_parser(
+        name,
+        help=what,
+        description=f"{what[0].upper()}{what[1:]}.",
+        epilog=f"Example: trimtab-agent {example}",
+    )
 
 
 def _add_tuf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

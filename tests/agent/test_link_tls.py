@@ -128,7 +128,7 @@ def test_alerts_about_this_sides_certificate_say_what_to_run(alert):
 def test_without_certificates_the_link_says_what_to_run(tmp_path):
     url = parse_broker_url("mqtts://127.0.0.1")
     files = TlsFiles(tmp_path / "ca.pem", tmp_path / "device.pem", tmp_path / "device.key")
-    with pytest.raises(IdentityError, match="not enrolled; run: trimtab-agent enroll"):
+    with pytest.raises(IdentityError, match="not enrolled; on a device run: trimtab-agent enroll"):
         Link(url, "device", tls=files)
     with pytest.raises(IdentityError, match="wants TLS, and there is no certificate"):
         Link(url, "device")

@@ -35,7 +35,8 @@ def command(
     """Make a one-time token with which a device gets its certificate, or list who has one.
 
     The token goes to the device by a way that nobody can change, such as ssh or a USB stick:
-    trimtab-agent enroll --token TOKEN --config agent.toml. Without DEVICE, the devices are listed.
+    trimtab-agent enroll --token-file FILE --config agent.toml. Without DEVICE, the devices are
+    listed.
 
     Example: trimtab enroll kitchen-pi-01 --valid 2h > token.txt
     """
