@@ -25,6 +25,7 @@ from trimtab_agent.errors import (
 from trimtab_agent.fetcher import MAX_PARTS, MqttDocuments
 from trimtab_agent.signed import verify_signed
 from trimtab_agent.trust import DocumentFetcher, TrustStore
+from trimtab_agent.window import WINDOW
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=timezone.utc)
 ASSIGNMENT = Assignment(
@@ -248,7 +249,7 @@ def test_parts_that_come_out_of_order_are_put_in_order(simulator):
             simulator.broker.unsubscribe(*names)
 
     assert b"".join(MqttDocuments(Backwards(), timeout_s=0.05).read("doc")) == content
-    assert simulator.broker.most_open <= 8
+    assert simulator.broker.most_open <= WINDOW
 
 
 def test_an_assignment_is_verified_with_the_keys_the_repository_lists(simulator, documents, trust):

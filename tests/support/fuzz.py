@@ -65,11 +65,11 @@ def try_input(target: Target, data: bytes, *, count_memory: bool = False) -> Har
     def late(*_: object) -> None:
         raise _TooSlowError
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, MAX_SECONDS)
     if count_memory:
         tracemalloc.start()
+    before = signal.signal(signal.SIGALRM, late)
     try:
+        signal.setitimer(signal.ITIMER_REAL, MAX_SECONDS)
         target.read(data)
     except TrimtabError as error:
         if not str(error):
