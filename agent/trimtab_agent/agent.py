@@ -86,10 +86,18 @@ class Commands(Protocol):
         """Does what a message says, and returns the reply, or None if there shall be none."""
 
 
-def status_message(device: str, active: str | None, inventory: Inventory | None) -> bytes:
+def status_message(
+    device: str, active: str | None, inventory: Inventory | None, *, paused: bool = False
+) -> bytes:
     """Returns the status of a device that is there; without an inventory, of one that is not."""
     return codec.encode(
-        Status(device=device, online=inventory is not None, active=active, inventory=inventory)
+        Status(
+            device=device,
+            online=inventory is not None,
+            active=active,
+            inventory=inventory,
+            paused=paused,
+        )
     )
 
 
@@ -224,10 +232,10 @@ class Agent:
 
     def _remember_status(self) -> str | None:
         """Makes the status anew; returns what is active."""
-        active = None
+        active, paused = None, False
         with _storage_logged():
-            active = self._active()
-        self._status = status_message(self._device, active, self._inventory)
+            active, paused = self._active(), self._updater.paused
+        self._status = status_message(self._device, active, self._inventory, paused=paused)
         return active
 
     def _connect(self, *, once: bool) -> float | None:

@@ -25,13 +25,17 @@ class QuietLink:
 
 
 @pytest.mark.parametrize(
-    ("online", "words"),
-    [(True, r"on this broker\?$"), (False, "it is offline now, and finds the assignment")],
+    ("status", "words"),
+    [
+        (Status(device="dev-1", online=True), r"on this broker\?$"),
+        (Status(device="dev-1", online=False), "it is offline now, and finds the assignment"),
+        (Status(device="dev-1", online=True, paused=True), "trimtab device resume dev-1"),
+    ],
 )
-def test_a_wait_in_vain_says_whether_the_device_is_there(tmp_path, online, words):
+def test_a_wait_in_vain_says_whether_the_device_is_there(tmp_path, status, words):
     workspace = Workspace.create(tmp_path / "workspace")
     store, shelf = ReportStore(workspace.database_url), Shelf(workspace.database_url)
-    link = QuietLink(Status(device="dev-1", online=online))
+    link = QuietLink(status)
     delivery = Delivery(link, workspace, store, shelf)
     assignment = Assignment(device="dev-1", counter=1, target="a-1.json", issued="", expires="")
     with pytest.raises(DeviceTimeoutError, match=words):

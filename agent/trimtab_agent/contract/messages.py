@@ -137,12 +137,14 @@ class Status(msgspec.Struct, kw_only=True, frozen=True):
         online: Whether it is connected.
         active: TUF target name of the package that is active, or None.
         inventory: What the device is; None in the last will.
+        paused: Whether it begins nothing new: what is assigned to it waits.
     """
 
     device: str
     online: bool
     active: str | None = None
     inventory: Inventory | None = None
+    paused: bool = False
 
 
 State = Literal[

@@ -51,7 +51,7 @@ def list_devices(
         (
             (
                 status.device,
-                "yes" if status.online else "no",
+                ("paused" if status.paused else "yes") if status.online else "no",
                 # The last will, which the broker sends for it, cannot tell what is active.
                 (status.active or ("none" if status.online else "-")).removesuffix(".json"),
                 *(

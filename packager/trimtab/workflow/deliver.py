@@ -127,11 +127,14 @@ class Delivery:
             return self._ingest.wait_for_report(device, assignment.counter, timeout_s)
         except DeviceTimeoutError as error:
             status = self._devices.statuses().get(device)
-            if status is None or status.online:
+            if status is None or (status.online and not status.paused):
                 raise
-            raise DeviceTimeoutError(
-                f"{error}; it is offline now, and finds the assignment when it is back"
-            ) from error
+            why = (
+                f"it is paused: let it go on with `trimtab device resume {device}`"
+                if status.online
+                else "it is offline now, and finds the assignment when it is back"
+            )
+            raise DeviceTimeoutError(f"{error}; {why}") from error
 
     def statuses(self) -> dict[str, Status]:
         """Returns the last status of every device that was heard of, by device id."""
