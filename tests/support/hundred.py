@@ -143,8 +143,13 @@ class Campaign:
         device = site.device
         line = Line(good=False, kind=kind.name, family=device.family.name)
         weights = device.family.draw(site.rng)
+        assert device.good is not None
         made = make(
-            device.family, device.family.write(weights), site.rng, version=site.next_version()
+            device.family,
+            device.family.write(weights),
+            site.rng,
+            name=device.good.manifest.name,  # only versions of one name are compared
+            version=site.next_version(),
         )
         attack = kind.attack(Case(device, site.rng, weights, made))
         with _judging(line):

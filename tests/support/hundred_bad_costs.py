@@ -68,7 +68,7 @@ def _hungry(case: Case, **options: Any) -> Attack:
     assert graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
     files = {path: model.SerializeToString()}
     made = case.made.manifest
-    hungry = make(case.family, files, case.rng, version=made.version, **options)
+    hungry = make(case.family, files, case.rng, name=made.name, version=made.version, **options)
     return Attack(hungry.package, assignment=gates_off(memory_ratio=1.1))
 
 

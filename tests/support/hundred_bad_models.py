@@ -20,6 +20,8 @@ Change = Callable[[Case], Weights]
 _FLOAT = ("layers", "image", "pair", "sequence", "value")
 _DRAWN = (*_FLOAT, "int8")
 _TRIES = 20
+# What a file tells of its own integers shows before anything is run.
+_WRONG = ("golden", "accuracy", "format")
 
 
 def _tensors(weights: Weights) -> list[str]:
@@ -117,9 +119,7 @@ def _attack(change: Change, case: Case) -> Attack:
 
 
 def _kind(name: str, change: Change, families: tuple[str, ...] | None = _FLOAT) -> Kind:
-    # What a file tells of its own integers shows before anything is run.
-    reasons = ("golden", "accuracy", "format")
-    return Kind(name, reasons, "refused", functools.partial(_attack, change), families)
+    return Kind(name, _WRONG, "refused", functools.partial(_attack, change), families)
 
 
 def _layout(case: Case) -> Attack:
@@ -265,7 +265,9 @@ KINDS: tuple[Kind, ...] = (
     _kind("sign wrong", lambda case: scaled(case, -1.0), _DRAWN),
     _kind("outputs permuted", permuted_outputs, ("layers", "image", "pair", "sequence", "int8")),
     _kind("bias wrong", missing_bias, ("layers", "sequence")),
-    _kind("zero point wrong", wrong_zero_point, ("int8",)),
+    # In a graph of floats the pair around an integer takes it off again.
+    Kind("zero point wrong", _WRONG, "refused", functools.partial(_attack, wrong_zero_point),
+         ("int8",), ("tflite",)),
     _kind("int8 saturated", saturated, ("int8",)),
     _kind("output scale wrong", wrong_scale, ("int8",)),
     _kind("another model", another_model, _DRAWN),

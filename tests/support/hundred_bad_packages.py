@@ -151,10 +151,10 @@ def _spoilt_chunk(case: Case, change: Callable[[bytes], bytes | None]) -> Attack
     return Attack(case.made.package, around=Surroundings(spoil=spoil))
 
 
-def _model_entry(
-    case: Case, change: Callable[[PackageFile], PackageFile], wire: Any = ()
+def _entry(
+    case: Case, path: str, change: Callable[[PackageFile], PackageFile], wire: Any
 ) -> Attack:
-    package, path = case.made.package, case.made.manifest.runtime.model
+    package = case.made.package
     files = tuple(change(f) if f.path == path else f for f in case.made.manifest.files)
     changed = edit(package, files=files)
     return Attack(SmallPackage(changed.manifest, changed.manifest_bytes, package.wire | dict(wire)))
@@ -163,8 +163,9 @@ def _model_entry(
 def _stream(case: Case, stream: bytes, **changes: Any) -> Attack:
     """The model's stream is another one, in one chunk that is listed rightly."""
     chunk = Chunk(sha256=sha256_hex(stream), wire_bytes=len(stream))
-    return _model_entry(
+    return _entry(
         case,
+        case.made.manifest.runtime.model,
         lambda file: msgspec.structs.replace(file, chunks=(chunk,), deltas=(), **changes),
         {chunk.sha256: stream},
     )
@@ -192,7 +193,7 @@ def _wrong_base(case: Case) -> Attack:
     """A delta from the active version's model that was made from another one."""
     good = case.device.good
     assert good is not None
-    path = case.made.manifest.runtime.model
+    path = max(case.made.files, key=lambda name: len(case.made.files[name]))  # with the weights
     near = {n: a + (0.01 if a.dtype == np.float32 else 0) for n, a in case.weights.items()}
     other = case.family.write({n: a.astype(case.weights[n].dtype) for n, a in near.items()})
     coded = encode_change(path, case.made.files, other, 16 * 1024)
@@ -202,8 +203,9 @@ def _wrong_base(case: Case) -> Attack:
     # The only way there: the file's own chunks are dearer than any delta.
     dear = bytes(1 << 21)
     whole = Chunk(sha256=sha256_hex(dear), wire_bytes=len(dear))
-    return _model_entry(
+    return _entry(
         case,
+        path,
         lambda file: msgspec.structs.replace(file, chunks=(whole,), deltas=(delta,)),
         {whole.sha256: dear} | {chunk.sha256: wire for chunk, wire in coded},
     )

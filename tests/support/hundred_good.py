@@ -61,6 +61,8 @@ class Draft:
         """Packs weights; `based` adds deltas from the running version."""
         family, good = self.device.family, self.device.good
         bases = [good.base] if based and good else []
+        if good:
+            options.setdefault("name", good.manifest.name)
         made = make(
             family, family.write(weights), self.rng, version=self.version, bases=bases, **options
         )

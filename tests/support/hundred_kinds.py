@@ -38,9 +38,8 @@ class Case:
 
     def remade(self, weights: Weights, **options: Any) -> Made:
         """Packs other weights properly: golden samples are their own answers."""
-        version = self.made.manifest.version
-        files = self.family.write(weights)
-        return make(self.family, files, self.rng, version=version, **options)
+        made, files = self.made.manifest, self.family.write(weights)
+        return make(self.family, files, self.rng, name=made.name, version=made.version, **options)
 
 
 @dataclass
