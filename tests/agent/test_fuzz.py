@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from support.fuzz import MEMORY_EVERY, Target, hunt, save, try_input
+from support.fuzz import Target, hunt, save, try_input
 from support.fuzz_inputs import change_json
 from support.fuzz_targets import targets
 from trimtab_agent.errors import FormatError
@@ -69,7 +69,7 @@ def reads_forever(data):
 
 
 def takes_all_memory(data):
-    bytearray(100 << 20)
+    b"x" * (100 << 20)
 
 
 def divides(data):
@@ -80,13 +80,13 @@ def divides(data):
     ("read", "what"),
     [
         (divides, "ZeroDivisionError: division by zero"),
-        (takes_all_memory, "allocated 1048"),
+        (takes_all_memory, " MiB"),
         (reads_forever, "took longer than"),
     ],
 )
 def test_harm_is_seen(read, what, monkeypatch, tmp_path):
     monkeypatch.setattr("support.fuzz.MAX_SECONDS", 0.2)
-    harm = try_input(Target("it", [b""], change_json, read), b"x", count_memory=True)
+    harm = try_input(Target("it", [b""], change_json, read), b"x")
     assert what in harm.what
     assert save(harm, tmp_path).read_bytes() == b"x"
 
@@ -96,7 +96,7 @@ def test_a_typed_error_is_no_harm():
         raise FormatError("no")
 
     target = Target("it", [b"{}"], change_json, refuse)
-    assert hunt(target, seed=1, until=lambda n: n > MEMORY_EVERY, found=pytest.fail)
+    assert hunt(target, seed=1, until=lambda n: n > 10, found=pytest.fail)
 
 
 def test_inputs_repeat_by_their_seed():

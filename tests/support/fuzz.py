@@ -14,7 +14,6 @@ import signal
 import sys
 import tempfile
 import time
-import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,16 +21,14 @@ from pathlib import Path
 
 from support.crash_power import memory_disk
 from support.fuzz_targets import Target, targets
+from support.peak_memory import peak_growth
 from trimtab_agent.errors import TrimtabError
 
 MAX_SECONDS = 5.0
 """For one input. Generous: what is looked for is a hang, on a machine that may be busy."""
 
 MAX_PEAK_BYTES = 64 << 20
-"""Python's allocations while one input is read. The inputs have well under 1 MB."""
-
-MEMORY_EVERY = 10
-"""Inputs of which one is read with its allocations counted, which takes several times as long."""
+"""Growth of the process while one input is read. The inputs have well under 1 MB."""
 
 
 @dataclass(frozen=True)
@@ -53,24 +50,22 @@ class _TooSlowError(BaseException):
     """Raised by the alarm; no parser may catch it."""
 
 
-def try_input(target: Target, data: bytes, *, count_memory: bool = False) -> Harm | None:
+def try_input(target: Target, data: bytes) -> Harm | None:
     """Reads one input; returns the harm it did, or None.
 
     Args:
         target: The parser.
         data: The input.
-        count_memory: Whether to count allocations.
     """
 
     def late(*_: object) -> None:
         raise _TooSlowError
 
-    if count_memory:
-        tracemalloc.start()
     before = signal.signal(signal.SIGALRM, late)
     try:
         signal.setitimer(signal.ITIMER_REAL, MAX_SECONDS)
-        target.read(data)
+        with peak_growth() as growth:
+            target.read(data)
     except TrimtabError as error:
         if not str(error):
             return Harm(target.name, data, "an error without a message")
@@ -83,10 +78,8 @@ def try_input(target: Target, data: bytes, *, count_memory: bool = False) -> Har
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-        peak = tracemalloc.get_traced_memory()[1] if count_memory else 0
-        tracemalloc.stop()
-    if peak > MAX_PEAK_BYTES:
-        return Harm(target.name, data, f"allocated {peak} bytes")
+    if growth.peak_bytes > MAX_PEAK_BYTES:
+        return Harm(target.name, data, f"took {growth.peak_bytes >> 20} MiB")
     return None
 
 
@@ -115,7 +108,7 @@ def hunt(
     for count, data in enumerate(inputs(target, seed=seed)):
         if until(count):
             return count
-        harm = try_input(target, data, count_memory=count % MEMORY_EVERY == 0)
+        harm = try_input(target, data)
         if harm:
             found(harm)
     raise AssertionError("inputs never end")
