@@ -141,6 +141,7 @@ def flip_a_byte(host, package):
     host.link.publish(topics.blob(sha256), evil, retain=True, wait_s=5)
 
 
+@pytest.mark.slow
 def test_a_package_with_one_byte_changed_never_runs(mosquitto_host, mosquitto_config, tmp_path):
     """Nobody is there who could repair it: the update stands, and waits for somebody."""
     package = real_package(tmp_path / "made", "1")
