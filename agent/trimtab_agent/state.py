@@ -8,7 +8,9 @@ one transaction: the counter with the assignment it came with, the end of an upd
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -142,8 +144,12 @@ class Memory:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        with _alone_in(path.parent):
+            self._open()
+
+    def _open(self) -> None:
         with self._errors():
-            self._database = sqlite3.connect(path, isolation_level=None)
+            self._database = sqlite3.connect(self._path, isolation_level=None)
         try:
             with self._errors():
                 is_new = self._check_format()  # before anything of it is changed
@@ -382,6 +388,25 @@ class Memory:
         except UnicodeDecodeError as error:
             # Where SQLite's message or a text quotes damaged bytes, Python cannot hand it over.
             raise DamagedError(f"the database {self._path} holds no text: {error}") from error
+
+
+@contextlib.contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Keeps others who do the same in `directory` waiting, threads and processes.
+
+    `trimtab-agent status` may come while the agent makes its database. SQLite's own waiting does
+    not cover the change to a write-ahead log: it says "database is locked" at once.
+
+    Raises:
+        StorageError: The directory cannot be opened.
+    """
+    with storage_errors(f"opening {directory}"):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def open_memory(path: Path) -> Memory:
