@@ -66,7 +66,13 @@ class Draft:
         made = make(
             family, family.write(weights), self.rng, version=self.version, bases=bases, **options
         )
-        return Offer(made, weights)
+        offer = Offer(made, weights)
+        running = good.manifest.runtime if good else made.manifest.runtime
+        if running.threads == made.manifest.runtime.threads:
+            return offer
+        # After "two threads", a version with one would be slower, and rightly refused.
+        runtime = msgspec.structs.replace(made.manifest.runtime, threads=running.threads)
+        return _edited(offer, runtime=runtime)
 
     def trained_anew(self) -> Weights:
         return self.device.family.draw(self.rng)
