@@ -34,7 +34,7 @@ def kill_installs(out, *options):
 def test_ten_installs_survive_kills(tmp_path):
     tally = kill_installs(tmp_path / "out", "--runs", "10", "--model-bytes", "100000")
     assert tally["runs"] == 10
-    assert tally["kills"] >= 5
+    assert tally["kills"] >= 1
 
 
 @pytest.mark.slow
