@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import queue
+import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
-from trimtab_agent.broker_url import parse_broker_url
+from trimtab_agent.broker_url import BrokerUrl, parse_broker_url
 from trimtab_agent.contract import codec, topics
 from trimtab_agent.contract.enrolment import (
     EnrolmentAnswer,
@@ -39,6 +40,8 @@ from trimtab_agent.identity_keys import (
 from trimtab_agent.link import Link
 from trimtab_agent.tls import TlsFiles
 
+TAKEN_UP_S = 1.0
+"""Until a broker on this network knows a token that was made just now."""
 CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 30.0
 
@@ -110,6 +113,24 @@ def _obtain(files: NextSet, token: Token, exchange: Exchange) -> Lifetime:
     return accept_certificate(files, answer.certificate, pem_of(token.ca), token.device)
 
 
+def _connect(link: Link, url: BrokerUrl, token: Token) -> None:
+    """Connects with the token; once more after a moment, since a new one takes effect then.
+
+    Mosquitto reads its password file again at some time after the signal for it.
+    """
+    for wait_s in (TAKEN_UP_S, None):
+        try:
+            link.connect(CONNECT_TIMEOUT_S)
+        except BrokerError as error:
+            if "Not authorized" not in str(error) and "Bad user name" not in str(error):
+                raise
+            if wait_s is None:
+                raise IdentityError(f"{url} does not know this token: {_aged(token)}") from error
+            time.sleep(wait_s)
+        else:
+            return
+
+
 def _ask(files: NextSet, token: Token, request: EnrolmentRequest) -> EnrolmentAnswer:
     """Sends the request over the enrolment listener and waits for the answer."""
     answers: queue.Queue[bytes] = queue.Queue()
@@ -117,12 +138,7 @@ def _ask(files: NextSet, token: Token, request: EnrolmentRequest) -> EnrolmentAn
     tls, login = TlsFiles(ca=files.path_of(CA)), (token.id, token.secret)
     with Link(url, f"trimtab-enrol-{token.id}", tls=tls, login=login) as link:
         link.subscribe(topics.enrolment_answer(token.id), lambda _, body, __: answers.put(body))
-        try:
-            link.connect(CONNECT_TIMEOUT_S)
-        except BrokerError as error:
-            if "Not authorized" in str(error) or "Bad user name" in str(error):
-                raise IdentityError(f"{url} does not know this token: {_aged(token)}") from error
-            raise
+        _connect(link, url, token)
         link.publish(topics.enrolment_request(token.id), codec.encode(request), wait_s=10)
         try:
             body = answers.get(timeout=ANSWER_TIMEOUT_S)
